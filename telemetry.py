@@ -1,0 +1,68 @@
+"""What Tallydesk tells its operator: JSON log lines and Prometheus metrics.
+
+Every exit of a view or a job counts here with its reason; the same word is the log field and the metric label.
+No label and no field ever holds an e-mail, a key, a token or a path.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import orjson
+import structlog
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    generate_latest,
+)
+from prometheus_client import REGISTRY as DEFAULT_REGISTRY
+from prometheus_client.multiprocess import MultiProcessCollector
+
+REQUESTS = Counter(
+    "tallydesk_requests",
+    "Requests answered, by route and outcome.",
+    ["route", "outcome"],
+)
+REQUEST_SECONDS = Histogram(
+    "tallydesk_request_seconds",
+    "Time to answer, by route.",
+    ["route"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+JOBS = Counter("tallydesk_jobs", "Jobs run, by name and outcome.", ["job", "outcome"])
+GORGIAS_CALLS = Counter(
+    "tallydesk_gorgias_calls", "Calls to Gorgias, by outcome.", ["outcome"]
+)
+TOKEN_REFRESHES = Counter(
+    "tallydesk_token_refreshes", "Token refreshes, by outcome.", ["outcome"]
+)
+AWARDS = Counter("tallydesk_awards", "Awards asked for, by outcome.", ["outcome"])
+
+
+def configure_logging() -> None:
+    """One JSON line per event on standard error. Call once per process."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(serializer=orjson.dumps),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
+        cache_logger_on_first_use=True,
+    )
+
+
+def exposition() -> tuple[bytes, str]:
+    """The metrics page and its content type; over all processes of this server where it runs several."""
+    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry), CONTENT_TYPE_LATEST
+    return generate_latest(DEFAULT_REGISTRY), CONTENT_TYPE_LATEST
