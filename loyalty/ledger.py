@@ -1,0 +1,381 @@
+"""The embedded program: an append-only double-entry ledger in Tallydesk's own database.
+
+Every change is one transaction of two entries, a debit and a credit of the same points: points owed to members are the
+program's liability, so an award debits the program and credits the member. Entries are never changed (the database
+refuses); undoing is a new transaction that points at the old one. `members.balance` and `members.lifetime_points` are
+kept sums, proven against the entries by `verify`.
+"""
+
+from __future__ import annotations
+
+from base64 import b32encode
+from collections.abc import Callable, Iterator, Sequence
+from datetime import date, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    Connection,
+    Row,
+    and_,
+    bindparam,
+    case,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from loyalty.program import (
+    Activity,
+    Member,
+    MemberStatus,
+    NewPointsEvent,
+    PointsEvent,
+    ProgramKind,
+    Store,
+    UnknownMember,
+)
+from storage.database import Database
+from storage.sealing import Hasher, RandomBytes, Sealer
+from storage.tables import ledger_entries, ledger_transactions, members, stores
+
+# Lifetime points from which a member holds the tier; the last one reached counts.
+TIERS = ((0, "Bronze"), (500, "Silver"), (2_000, "Gold"), (10_000, "Platinum"))
+
+# The store that exists before any account: only a laptop makes it, and the first connection takes it over.
+UNCLAIMED = "ledger:unclaimed"
+
+
+class Kind(StrEnum):
+    """Why a transaction was booked."""
+
+    OPENING = "opening"
+    OPENING_SPENT = "opening_spent"
+    AWARD = "award"
+    REVERSAL = "reversal"
+
+
+# The kinds that move lifetime points; spending what was earned does not.
+EARNING_KINDS = (Kind.OPENING, Kind.AWARD, Kind.REVERSAL)
+
+_MEMBER = select(
+    members.c.id,
+    members.c.email_sealed,
+    members.c.status,
+    members.c.balance,
+    members.c.lifetime_points,
+    members.c.referral_code,
+    members.c.date_of_birth_sealed,
+).where(
+    members.c.store_id == bindparam("store_id"),
+    members.c.email_hmac == bindparam("email_hmac"),
+)
+
+_ACTIVITY = (
+    select(
+        ledger_transactions.c.created_at,
+        ledger_transactions.c.what,
+        ledger_entries.c.side,
+        ledger_entries.c.points,
+    )
+    .join(
+        ledger_entries,
+        and_(
+            ledger_entries.c.transaction_id == ledger_transactions.c.id,
+            ledger_entries.c.member_id == ledger_transactions.c.member_id,
+        ),
+    )
+    .where(ledger_transactions.c.member_id == bindparam("member_id"))
+    .order_by(ledger_transactions.c.id.desc())
+    .limit(5)
+)
+
+_OPERATION = select(ledger_transactions.c.id).where(
+    ledger_transactions.c.store_id == bindparam("store_id"),
+    ledger_transactions.c.operation_id == bindparam("operation_id"),
+)
+
+
+def identity_for(account: str) -> str:
+    """What makes a ledger the ledger of `account`: each helpdesk account has one."""
+    return f"ledger:{account}"
+
+
+def tier_for(lifetime_points: int) -> str:
+    """The name of the tier that `lifetime_points` reach."""
+    return [
+        name
+        for threshold, name in TIERS
+        if lifetime_points >= threshold or threshold == 0
+    ][-1]
+
+
+def open_store(tx: Connection, *, identity: str, now: datetime) -> Store:
+    """The ledger store of this identity, made when there is none; two callers at once get the same one."""
+    unclaimed = (
+        update(stores).where(stores.c.identity == UNCLAIMED).values(identity=identity)
+    )
+    find = select(stores.c.id).where(stores.c.identity == identity)
+    store_id = tx.scalar(find)
+    if store_id is None:
+        tx.execute(unclaimed)
+        insert_or_leave = (
+            sqlite_insert if tx.dialect.name == "sqlite" else postgresql_insert
+        )
+        tx.execute(
+            insert_or_leave(stores)
+            .values(program=ProgramKind.LEDGER, identity=identity, created_at=now)
+            .on_conflict_do_nothing()
+        )
+        store_id = tx.scalars(find).one()
+    return Store(id=store_id, program=ProgramKind.LEDGER)
+
+
+def new_referral_code(random_bytes: RandomBytes) -> str:
+    """Sixteen letters and digits that name a member in a referral link and give nothing away."""
+    return b32encode(random_bytes(10)).decode().lower()
+
+
+class Ledger:
+    """The loyalty program of every store that has no other."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        sealer: Sealer,
+        hasher: Hasher,
+        public_url: str,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._database = database
+        self._sealer = sealer
+        self._hasher = hasher
+        self._public_url = public_url
+        self._now = now
+
+    def member(self, store: Store, *, email: str) -> Member | None:
+        """The member with this e-mail as the ledger stands now, or None."""
+        with self._database.read() as tx:
+            row = tx.execute(
+                _MEMBER, {"store_id": store.id, "email_hmac": self._hasher.email(email)}
+            ).one_or_none()
+            if row is None:
+                return None
+            activity = tx.execute(_ACTIVITY, {"member_id": row.id}).all()
+        return self._read_member(row, activity, email=email)
+
+    def email_of(self, store: Store, *, member_hmac: str) -> str | None:
+        """The e-mail of the member with this HMAC, or None."""
+        with self._database.read() as tx:
+            row = tx.execute(
+                _MEMBER, {"store_id": store.id, "email_hmac": member_hmac}
+            ).one_or_none()
+        return None if row is None else self._sealer.open(row.email_sealed)
+
+    def add_points(
+        self, store: Store, *, event: NewPointsEvent, within: Connection
+    ) -> PointsEvent:
+        """Book the event in the caller's transaction. Raises UnknownMember."""
+        tx = within
+        member = tx.execute(
+            select(members.c.id, members.c.balance).where(
+                members.c.store_id == store.id,
+                members.c.email_hmac == self._hasher.email(event.email),
+            )
+        ).one_or_none()
+        if member is None:
+            raise UnknownMember
+        booked = tx.scalar(
+            _OPERATION, {"store_id": store.id, "operation_id": event.operation_id}
+        )
+        if booked is not None:
+            return PointsEvent(
+                operation_id=event.operation_id, points_balance=member.balance
+            )
+        reverses_id = None
+        if event.reverses is not None:
+            reverses_id = tx.scalars(
+                _OPERATION, {"store_id": store.id, "operation_id": event.reverses}
+            ).one()
+        balance = book(
+            tx,
+            store_id=store.id,
+            member_id=member.id,
+            operation_id=event.operation_id,
+            kind=Kind.AWARD if reverses_id is None else Kind.REVERSAL,
+            points=event.points,
+            what=event.what,
+            reverses_id=reverses_id,
+            now=self._now(),
+        )
+        return PointsEvent(operation_id=event.operation_id, points_balance=balance)
+
+    def _read_member(self, row: Any, activity: Sequence[Any], *, email: str) -> Member:
+        status = MemberStatus(row.status)
+        born = row.date_of_birth_sealed
+        return Member(
+            email=email,
+            status=status,
+            points_balance=row.balance,
+            lifetime_points=row.lifetime_points,
+            vip_tier_name=tier_for(row.lifetime_points)
+            if status is MemberStatus.MEMBER
+            else None,
+            referral_url=f"{self._public_url}/r/{row.referral_code}"
+            if status is MemberStatus.MEMBER
+            else None,
+            date_of_birth=None
+            if born is None
+            else date.fromisoformat(self._sealer.open(born)),
+            recent_activity=tuple(
+                Activity(
+                    when=entry.created_at,
+                    what=entry.what,
+                    points=_signed(entry.side, entry.points),
+                )
+                for entry in activity
+            ),
+            as_of=self._now(),
+        )
+
+
+def book(
+    tx: Connection,
+    *,
+    store_id: int,
+    member_id: int,
+    operation_id: str,
+    kind: Kind,
+    points: int,
+    what: str,
+    now: datetime,
+    reverses_id: int | None = None,
+) -> int:
+    """Book one transaction of two entries and move the kept sums; returns the new balance.
+
+    Positive `points` go to the member, negative ones are taken. Raises IntegrityError when the operation id is booked.
+    """
+    transaction_id = tx.execute(
+        insert(ledger_transactions)
+        .values(
+            store_id=store_id,
+            member_id=member_id,
+            operation_id=operation_id,
+            kind=kind,
+            what=what,
+            reverses_id=reverses_id,
+            created_at=now,
+        )
+        .returning(ledger_transactions.c.id)
+    ).scalar_one()
+    member_side, program_side = (
+        ("credit", "debit") if points > 0 else ("debit", "credit")
+    )
+    tx.execute(
+        insert(ledger_entries),
+        [
+            {
+                "transaction_id": transaction_id,
+                "member_id": None,
+                "side": program_side,
+                "points": abs(points),
+            },
+            {
+                "transaction_id": transaction_id,
+                "member_id": member_id,
+                "side": member_side,
+                "points": abs(points),
+            },
+        ],
+    )
+    earned = points if kind in EARNING_KINDS else 0
+    balance: int = tx.execute(
+        update(members)
+        .where(members.c.id == member_id)
+        .values(
+            balance=members.c.balance + points,
+            lifetime_points=members.c.lifetime_points + earned,
+            updated_at=now,
+        )
+        .returning(members.c.balance)
+    ).scalar_one()
+    return balance
+
+
+def verify(tx: Connection) -> Iterator[str]:
+    """Prove the books: one sentence for each transaction or member that does not add up; nothing when all is well."""
+    entry = ledger_entries.c
+    debit = func.coalesce(func.sum(case((entry.side == "debit", entry.points))), 0)
+    credit = func.coalesce(func.sum(case((entry.side == "credit", entry.points))), 0)
+
+    transaction = ledger_transactions.c
+    unbalanced = (
+        select(
+            transaction.id,
+            debit.label("debit"),
+            credit.label("credit"),
+            func.count(entry.id).label("entries"),
+        )
+        .select_from(
+            ledger_transactions.outerjoin(
+                ledger_entries, entry.transaction_id == transaction.id
+            )
+        )
+        .group_by(transaction.id)
+        .having(or_(debit != credit, func.count(entry.id) != 2))
+    )
+    for row in tx.execute(unbalanced):
+        yield (
+            f"Transaction {row.id} does not balance: debits {row.debit}, credits {row.credit}, {row.entries} entries."
+        )
+
+    signed = case((entry.side == "credit", entry.points), else_=-entry.points)
+    balance = func.coalesce(func.sum(signed), 0)
+    lifetime = func.coalesce(
+        func.sum(case((transaction.kind.in_(EARNING_KINDS), signed), else_=0)), 0
+    )
+    drifted = (
+        select(
+            members.c.id,
+            members.c.balance,
+            members.c.lifetime_points,
+            balance.label("booked_balance"),
+            lifetime.label("booked_lifetime"),
+        )
+        .select_from(
+            members.outerjoin(
+                ledger_entries, entry.member_id == members.c.id
+            ).outerjoin(ledger_transactions, transaction.id == entry.transaction_id)
+        )
+        .group_by(members.c.id, members.c.balance, members.c.lifetime_points)
+        .having(
+            or_(balance != members.c.balance, lifetime != members.c.lifetime_points)
+        )
+    )
+    for row in tx.execute(drifted):
+        yield (
+            f"Member {row.id} is off: balance {row.balance}, entries say {row.booked_balance}; "
+            f"lifetime {row.lifetime_points}, entries say {row.booked_lifetime}."
+        )
+
+
+def totals(tx: Connection) -> tuple[int, int, int]:
+    """Σ debits, Σ credits and the number of transactions, over all stores."""
+    entry = ledger_entries.c
+    row = tx.execute(
+        select(
+            func.coalesce(func.sum(case((entry.side == "debit", entry.points))), 0),
+            func.coalesce(func.sum(case((entry.side == "credit", entry.points))), 0),
+        )
+    ).one()
+    count = tx.scalar(select(func.count()).select_from(ledger_transactions)) or 0
+    return int(row[0]), int(row[1]), count
+
+
+def _signed(side: str, points: int) -> int:
+    return points if side == "credit" else -points

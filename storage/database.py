@@ -1,0 +1,141 @@
+"""The engine behind everything: SQLite by default, PostgreSQL by DATABASE_URL, one SQL for both.
+
+SQLite runs in WAL with `synchronous=FULL`, so that what was acknowledged survives a power cut, and with `secure_delete`,
+so that what was erased is gone from the file. Writers take the write lock at once (BEGIN IMMEDIATE): a transaction that
+first reads and then writes would otherwise fail with "database is locked" without waiting.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+class DatabaseUnavailable(Exception):
+    """The database cannot be opened or is not in the shape this version needs; the text says what to do."""
+
+
+class Database:
+    """Transactions on one database. Thread-safe; make one for each process, after forking."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.sqlite = make_url(url).get_backend_name() == "sqlite"
+        if self.sqlite:
+            name = make_url(url).database
+            if name and name != ":memory:":
+                Path(name).parent.mkdir(parents=True, exist_ok=True)
+            # More connections than a web process has threads: a reader never waits for a place.
+            self.engine: Engine = create_engine(
+                url, pool_size=40, connect_args={"timeout": 5.0}
+            )
+            event.listen(self.engine, "connect", _prepare_sqlite)
+            event.listen(self.engine, "begin", _begin_sqlite)
+        else:
+            self.engine = create_engine(
+                url, pool_size=8, max_overflow=8, pool_timeout=5, pool_pre_ping=True
+            )
+        self._writer = self.engine.execution_options(tallydesk_write=True)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that only reads: one consistent view, ended without a trace."""
+        with self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that is committed when the block ends and rolled back when it raises. Keep it short."""
+        with self._writer.begin() as connection:
+            yield connection
+
+    def lock(self, tx: Connection, name: str) -> None:
+        """Hold `name` until `tx` ends: whoever locks the same name waits. SQLite writers are alone anyway."""
+        if not self.sqlite:
+            number = int.from_bytes(
+                hashlib.sha256(name.encode()).digest()[:8], signed=True
+            )
+            tx.execute(
+                text("SELECT pg_advisory_xact_lock(:number)"), {"number": number}
+            )
+
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()
+
+    def require_current(self) -> None:
+        """Raises DatabaseUnavailable, with a sentence, unless the schema is exactly this version's."""
+        newest = ScriptDirectory(str(MIGRATIONS)).get_current_head()
+        try:
+            with self.engine.connect() as connection:
+                found = MigrationContext.configure(connection).get_current_revision()
+        except DBAPIError as error:
+            raise DatabaseUnavailable(unavailable_sentence(error)) from error
+        if found == newest:
+            return
+        if found is None:
+            raise DatabaseUnavailable("The database is empty. Run: flask db-upgrade")
+        if found in {
+            script.revision
+            for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()
+        }:
+            raise DatabaseUnavailable(
+                f"The database is of an older version ({found}, needed is {newest}). Run: flask db-upgrade"
+            )
+        raise DatabaseUnavailable(
+            f"The database was made by a newer version of Tallydesk ({found}; this one knows {newest}). "
+            "Start that version, or restore the backup made before the upgrade."
+        )
+
+    def alembic_config(self) -> Config:
+        """Alembic's configuration for this database; the migrations use our engine and its settings."""
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        config.attributes["database"] = self
+        return config
+
+
+def unavailable_sentence(error: DBAPIError) -> str:
+    """Why the database did not serve, for a person. Takes the driver's error; never shows SQL or its values."""
+    told = str(error.orig).lower()
+    if "locked" in told or "busy" in told:
+        return "The database is busy. Try again in a moment."
+    if "full" in told or "no space" in told or "disk i/o" in told:
+        return "The disk of the database is full. Make room and try again."
+    if "readonly" in told or "read-only" in told or "unable to open" in told:
+        return (
+            "The database file cannot be written. Check the permissions of its folder."
+        )
+    if isinstance(error, OperationalError):
+        return "The database cannot be reached. Check DATABASE_URL and whether the server runs."
+    return "The database refused the operation."
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
+    # Transactions are begun by _begin_sqlite; the driver's own implicit BEGIN would come too late and be deferred.
+    connection.isolation_level = None
+    for pragma in (
+        "busy_timeout=5000",
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        "secure_delete=ON",
+    ):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    write = connection.get_execution_options().get("tallydesk_write")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

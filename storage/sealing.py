@@ -1,0 +1,134 @@
+"""Secrets and personal data at rest: sealed with Fernet to be shown again, hashed with a key to be found again.
+
+The first of ENCRYPTION_KEYS seals, every one opens; `reseal_everything` moves all columns to the first one. The root key
+behind all HMACs is random, made once, kept sealed in the database; rotation re-seals it and never changes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from sqlalchemy import select, update
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from storage.database import Database
+from storage.tables import app_keys, metadata
+
+RandomBytes = Callable[[int], bytes]
+
+ROOT_KEY = "hmac-root"
+
+
+class CannotOpen(Exception):
+    """A sealed value opens with none of ENCRYPTION_KEYS; the text says what to do."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The database holds secrets sealed with another key. Put the key it was made with "
+            "back into ENCRYPTION_KEYS (after the first one, separated by a comma)."
+        )
+
+
+class Sealer:
+    """Seals text and opens it again. `keys` are Fernet keys; the first one seals."""
+
+    def __init__(self, keys: tuple[str, ...]) -> None:
+        self._fernet = MultiFernet([Fernet(key) for key in keys])
+
+    def seal(self, plain: str) -> str:
+        """`plain`, encrypted and authenticated, as text."""
+        return self._fernet.encrypt(plain.encode()).decode()
+
+    def open(self, sealed: str) -> str:
+        """The text behind `sealed`. Raises CannotOpen."""
+        try:
+            return self._fernet.decrypt(sealed).decode()
+        except InvalidToken as error:
+            raise CannotOpen from error
+
+    def reseal(self, sealed: str) -> str:
+        """The same text under the first key. Raises CannotOpen."""
+        try:
+            return self._fernet.rotate(sealed).decode()
+        except InvalidToken as error:
+            raise CannotOpen from error
+
+
+class Hasher:
+    """Keyed HMACs, one independent key for each purpose, all derived from the sealed root key."""
+
+    def __init__(self, root: bytes) -> None:
+        self._email = hmac.digest(root, b"email", "sha256")
+        self._award_key = hmac.digest(root, b"award key", "sha256")
+
+    def email(self, email: str) -> str:
+        """What a normalised e-mail is found by: 32 hex digits."""
+        return hmac.digest(self._email, email.encode(), "sha256")[:16].hex()
+
+    def award_key(self, message: bytes) -> bytes:
+        """The 16-byte code that authenticates an award key."""
+        return hmac.digest(self._award_key, message, "sha256")[:16]
+
+
+def load_hasher(
+    database: Database, *, sealer: Sealer, random_bytes: RandomBytes
+) -> Hasher:
+    """The hasher of this database; its root key is made on first use. Raises CannotOpen."""
+    find = select(app_keys.c.sealed).where(app_keys.c.name == ROOT_KEY)
+    with database.read() as tx:
+        sealed = tx.scalar(find)
+    if sealed is None:
+        made = {"name": ROOT_KEY, "sealed": sealer.seal(random_bytes(32).hex())}
+        insert = sqlite_insert if database.sqlite else postgresql_insert
+        with database.write() as tx:
+            tx.execute(insert(app_keys).values(made).on_conflict_do_nothing())
+            sealed = tx.scalar(find)
+    assert sealed is not None
+    return Hasher(bytes.fromhex(sealer.open(sealed)))
+
+
+def hash_of(secret: str) -> str:
+    """What a random key or state of ours is found by. Plain SHA-256 serves: nobody can guess 256 random bits."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def reseal_everything(database: Database, *, sealer: Sealer, batch: int = 500) -> int:
+    """Re-seal every sealed value with the first key; returns how many. Raises CannotOpen.
+
+    Goes in short transactions, so that awards go on meanwhile; while it runs both keys are in use, and an interrupted
+    run is simply repeated.
+    """
+    count = 0
+    for table in metadata.sorted_tables:
+        columns = [
+            column
+            for column in table.c
+            if column.name == "sealed" or column.name.endswith("_sealed")
+        ]
+        if not columns:
+            continue
+        key = next(iter(table.primary_key.columns))
+        next_rows = select(key, *columns).order_by(key).limit(batch)
+        last = None
+        while True:
+            with database.write() as tx:
+                rows = tx.execute(
+                    next_rows if last is None else next_rows.where(key > last)
+                ).all()
+                for key_value, *values in rows:
+                    fresh = {
+                        column.name: sealer.reseal(value)
+                        for column, value in zip(columns, values, strict=True)
+                        if value is not None
+                    }
+                    if fresh:
+                        tx.execute(update(table).where(key == key_value).values(fresh))
+                        count += len(fresh)
+            if not rows:
+                break
+            last = rows[-1][0]
+    return count

@@ -1,0 +1,246 @@
+"""The tables, as SQLAlchemy Core metadata; the migrations in `migrations/` bring a database to this shape.
+
+Secrets and e-mails are never stored plain: `*_sealed` columns hold Fernet tokens, `*_hmac` and `*_hash` columns what
+they are found by. Times are UTC, stored as whole microseconds since 1970, alike on SQLite and PostgreSQL.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """A time-zone-aware datetime, stored as integer microseconds. SQLite's own DateTime forgets the zone."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(
+        self, value: datetime | None, dialect: Dialect
+    ) -> int | None:
+        return None if value is None else (value - EPOCH) // MICROSECOND
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        return None if value is None else EPOCH + int(value) * MICROSECOND
+
+
+# SQLite gives automatic ids to INTEGER keys only.
+Id = BigInteger().with_variant(Integer, "sqlite")
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+app_keys = Table(
+    "app_keys",
+    metadata,
+    Column("name", String(40), primary_key=True),
+    Column("sealed", Text, nullable=False),
+)
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", String(63), nullable=False, unique=True),
+    Column("state", String(20), nullable=False),
+    Column("state_reason", String(60)),
+    Column("access_token_sealed", Text),
+    Column("refresh_token_sealed", Text),
+    Column("access_expires_at", UtcTime),
+    Column("token_version", Integer, nullable=False, server_default=text("0")),
+    Column("lease_owner", String(40)),
+    Column("lease_until", UtcTime),
+    Column("user_email_sealed", Text),
+    Column("connected_at", UtcTime, nullable=False),
+    Column("updated_at", UtcTime, nullable=False),
+)
+
+oauth_states = Table(
+    "oauth_states",
+    metadata,
+    Column("state_hash", String(64), primary_key=True),
+    Column("browser_hash", String(64), nullable=False),
+    Column("account", String(63), nullable=False),
+    Column("purpose", String(20), nullable=False),
+    Column("nonce", String(64), nullable=False),
+    Column("expires_at", UtcTime, nullable=False, index=True),
+)
+
+stores = Table(
+    "stores",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("program", String(20), nullable=False),
+    # What makes a store that very store, e.g. one embedded ledger for each account: choosing it twice finds it.
+    Column("identity", String(120), nullable=False, unique=True),
+    Column("storefront_url", String(300)),
+    Column("created_at", UtcTime, nullable=False),
+)
+
+connections = Table(
+    "connections",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("account_id", Id, ForeignKey("accounts.id"), nullable=False),
+    Column("store_id", Id, ForeignKey("stores.id"), nullable=False, index=True),
+    Column("state", String(20), nullable=False),
+    Column("integration_id", BigInteger),
+    Column("ticket_widget_id", BigInteger),
+    Column("customer_widget_id", BigInteger),
+    Column("macro_id", BigInteger),
+    # Digest of what was last put into Gorgias; a difference means that our side has changed since.
+    Column("placed_digest", String(64)),
+    Column("placement_problem", String(60)),
+    Column("lease_owner", String(40)),
+    Column("lease_until", UtcTime),
+    Column("max_points_per_award", Integer, nullable=False),
+    Column("max_points_per_agent_per_day", Integer, nullable=False),
+    Column("max_points_per_day", Integer, nullable=False),
+    Column("reasons", JSON, nullable=False),
+    Column("presets", JSON, nullable=False),
+    Column("allow_guests", Boolean, nullable=False),
+    Column("show_date_of_birth", Boolean, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    UniqueConstraint("account_id", "store_id"),
+)
+
+connection_keys = Table(
+    "connection_keys",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column(
+        "connection_id", Id, ForeignKey("connections.id"), nullable=False, index=True
+    ),
+    Column("purpose", String(10), nullable=False),
+    Column("key_hash", String(64), nullable=False, unique=True),
+    Column("key_sealed", Text, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+)
+
+members = Table(
+    "members",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("store_id", Id, ForeignKey("stores.id"), nullable=False),
+    Column("email_hmac", String(32), nullable=False),
+    Column("email_sealed", Text, nullable=False),
+    Column("status", String(10), nullable=False),
+    Column("customer_id", String(40)),
+    Column("date_of_birth_sealed", Text),
+    Column("referral_code", String(16), nullable=False, unique=True),
+    # Kept sums of the entries; `flask ledger verify` derives them anew and compares.
+    Column("balance", BigInteger, nullable=False),
+    Column("lifetime_points", BigInteger, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("updated_at", UtcTime, nullable=False),
+    UniqueConstraint("store_id", "email_hmac"),
+)
+
+ledger_transactions = Table(
+    "ledger_transactions",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("store_id", Id, ForeignKey("stores.id"), nullable=False),
+    Column("member_id", Id, ForeignKey("members.id"), nullable=False),
+    Column("operation_id", String(60), nullable=False),
+    Column("kind", String(20), nullable=False),
+    Column("what", String(200), nullable=False),
+    Column("reverses_id", Id, ForeignKey("ledger_transactions.id"), unique=True),
+    Column("created_at", UtcTime, nullable=False),
+    UniqueConstraint("store_id", "operation_id"),
+    Index("ix_ledger_transactions_member_id_id", "member_id", "id"),
+)
+
+ledger_entries = Table(
+    "ledger_entries",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column(
+        "transaction_id",
+        Id,
+        ForeignKey("ledger_transactions.id"),
+        nullable=False,
+        index=True,
+    ),
+    # The member's account, or the program's where empty: points owed to members are the program's liability.
+    Column("member_id", Id, ForeignKey("members.id"), index=True),
+    Column("side", String(6), nullable=False),
+    Column("points", BigInteger, nullable=False),
+    CheckConstraint("points > 0", name="points_positive"),
+    CheckConstraint("side IN ('debit', 'credit')", name="side_known"),
+)
+
+awards = Table(
+    "awards",
+    metadata,
+    Column("operation_id", String(40), primary_key=True),
+    Column("store_id", Id, ForeignKey("stores.id"), nullable=False),
+    Column("connection_id", Id, ForeignKey("connections.id"), nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("state_reason", String(60)),
+    Column("member_hmac", String(32), nullable=False),
+    Column("member_email_sealed", Text, nullable=False),
+    Column("points", BigInteger, nullable=False),
+    Column("reason", String(200), nullable=False),
+    Column("channel", String(20), nullable=False),
+    Column("ticket_id", String(40), nullable=False),
+    # Empty when the helpdesk did not name the agent: all unknown agents count as one.
+    Column("agent_hmac", String(32), nullable=False),
+    Column("agent_email_sealed", Text),
+    Column("agent_proof", String(10), nullable=False),
+    Column("award_key_nonce", String(32)),
+    Column("fingerprint", String(64), nullable=False),
+    Column("reverses", String(40), ForeignKey("awards.operation_id"), unique=True),
+    Column("balance_after", BigInteger),
+    Column("created_at", UtcTime, nullable=False),
+    Column("settled_at", UtcTime),
+    Column("note_state", String(20), nullable=False),
+    Column("note_reason", String(60)),
+    Column("note_attempts", Integer, nullable=False, server_default=text("0")),
+    UniqueConstraint("connection_id", "award_key_nonce"),
+    Index("ix_awards_connection_id_created_at", "connection_id", "created_at"),
+    Index("ix_awards_note_state_created_at", "note_state", "created_at"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", String(40), nullable=False),
+    Column("ref", String(60), nullable=False),
+    Column("run_at", UtcTime, nullable=False, index=True),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("lease_owner", String(40)),
+    Column("lease_until", UtcTime),
+    UniqueConstraint("name", "ref"),
+)
