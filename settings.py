@@ -24,10 +24,10 @@ from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 
 ROOT = Path(__file__).resolve().parent
 
-SECRET_HELP = (
-    "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(48))'"
+SECRET_HELP = "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(48))'"
+SEALING_HELP = (
+    "make one with: python3 -c 'from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())'"
 )
-SEALING_HELP = "make one with: python3 -c 'from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())'"
 
 
 class SettingsError(Exception):
@@ -35,10 +35,7 @@ class SettingsError(Exception):
 
     def __init__(self, faults: list[str]) -> None:
         self.faults = faults
-        super().__init__(
-            "Tallydesk cannot start with these settings:\n"
-            + "\n".join(f"  - {f}" for f in faults)
-        )
+        super().__init__("Tallydesk cannot start with these settings:\n" + "\n".join(f"  - {f}" for f in faults))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,11 +111,7 @@ _POSITIVE = (
 
 def from_environment() -> Settings:
     """Settings of this process: the environment first, then `.env` beside the code. Raises SettingsError."""
-    dotenv = {
-        name: value
-        for name, value in dotenv_values(ROOT / ".env").items()
-        if value is not None
-    }
+    dotenv = {name: value for name, value in dotenv_values(ROOT / ".env").items() if value is not None}
     return load({**dotenv, **os.environ}, var=ROOT / "var")
 
 
@@ -128,9 +121,7 @@ def load(environment: Mapping[str, str], *, var: Path) -> Settings:
     `var` is the folder for what a laptop keeps: the SQLite file and the secrets made on first use.
     Raises SettingsError with every fault at once.
     """
-    given = {
-        name: value.strip() for name, value in environment.items() if value.strip()
-    }
+    given = {name: value.strip() for name, value in environment.items() if value.strip()}
     faults: list[str] = []
     try:
         values: dict[str, Any] = _Environment().load(given)
@@ -138,9 +129,7 @@ def load(environment: Mapping[str, str], *, var: Path) -> Settings:
         messages = cast("dict[str, list[str]]", error.messages)
         faults += [f"{name} {' '.join(told).replace('Not a valid integer.', 'must be a whole number.')}"
                    for name, told in messages.items()]  # fmt: skip
-        values = _Environment().load(
-            {name: value for name, value in given.items() if name not in messages}
-        )
+        values = _Environment().load({name: value for name, value in given.items() if name not in messages})
 
     port = values["PORT"]
     public_url = values["PUBLIC_URL"].rstrip("/") or f"http://localhost:{port}"
@@ -150,15 +139,11 @@ def load(environment: Mapping[str, str], *, var: Path) -> Settings:
     faults += _url_faults("PUBLIC_URL", public_url, https=not development)
     faults += _url_faults("GORGIAS_URL", gorgias_url, https=not development)
     if gorgias_url.count("{account}") != 1:
-        faults.append(
-            "GORGIAS_URL must contain {account} once, where the account's name goes."
-        )
+        faults.append("GORGIAS_URL must contain {account} once, where the account's name goes.")
     faults += [f"{name} must be at least 1." for name in _POSITIVE if values[name] < 1]
 
     secret_key = values["SECRET_KEY"]
-    encryption_keys = tuple(
-        key.strip() for key in values["ENCRYPTION_KEYS"].split(",") if key.strip()
-    )
+    encryption_keys = tuple(key.strip() for key in values["ENCRYPTION_KEYS"].split(",") if key.strip())
     if development and not (secret_key and encryption_keys):
         try:
             made = _development_secrets(var / "secrets.json")
@@ -178,9 +163,7 @@ def load(environment: Mapping[str, str], *, var: Path) -> Settings:
     if not development:
         for name in ("GORGIAS_CLIENT_ID", "GORGIAS_CLIENT_SECRET"):
             if not values[name]:
-                faults.append(
-                    f"{name} is missing: copy it from your app in the Gorgias developer portal."
-                )
+                faults.append(f"{name} is missing: copy it from your app in the Gorgias developer portal.")
 
     database_url = values["DATABASE_URL"] or f"sqlite:///{var / 'tallydesk.db'}"
     # Hosts such as Heroku hand out postgres://, a scheme that SQLAlchemy no longer reads.
@@ -221,9 +204,7 @@ def _url_faults(name: str, url: str, *, https: bool) -> list[str]:
         return [f"{name} must be a full address such as https://loyalty.example.com."]
     parts = urlsplit(url)
     if parts.query or parts.fragment or parts.username:
-        return [
-            f"{name} must be a plain address, without a user, a query or a fragment."
-        ]
+        return [f"{name} must be a plain address, without a user, a query or a fragment."]
     if https and not url.startswith("https://"):
         return [f"{name} must begin with https://, because it is not on this machine."]
     return []
@@ -248,9 +229,7 @@ def _sealing_faults(keys: tuple[str, ...]) -> list[str]:
         except ValueError:
             weak = True
         if weak:
-            faults.append(
-                f"ENCRYPTION_KEYS, key {position}, is not a good Fernet key: {SEALING_HELP}"
-            )
+            faults.append(f"ENCRYPTION_KEYS, key {position}, is not a good Fernet key: {SEALING_HELP}")
     return faults
 
 
@@ -262,9 +241,7 @@ def _development_secrets(path: Path) -> dict[str, str]:
             "SECRET_KEY": secrets.token_urlsafe(48),
             "ENCRYPTION_KEYS": Fernet.generate_key().decode(),
         }
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, prefix=".secrets-"
-        ) as draft:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".secrets-") as draft:
             json.dump(made, draft)
             draft.flush()
             os.fsync(draft.fileno())

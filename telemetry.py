@@ -34,12 +34,8 @@ REQUEST_SECONDS = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 JOBS = Counter("tallydesk_jobs", "Jobs run, by name and outcome.", ["job", "outcome"])
-GORGIAS_CALLS = Counter(
-    "tallydesk_gorgias_calls", "Calls to Gorgias, by outcome.", ["outcome"]
-)
-TOKEN_REFRESHES = Counter(
-    "tallydesk_token_refreshes", "Token refreshes, by outcome.", ["outcome"]
-)
+GORGIAS_CALLS = Counter("tallydesk_gorgias_calls", "Calls to Gorgias, by outcome.", ["outcome"])
+TOKEN_REFRESHES = Counter("tallydesk_token_refreshes", "Token refreshes, by outcome.", ["outcome"])
 AWARDS = Counter("tallydesk_awards", "Awards asked for, by outcome.", ["outcome"])
 
 

@@ -16,7 +16,6 @@ from typing import Any
 
 from sqlalchemy import (
     Connection,
-    Row,
     and_,
     bindparam,
     case,
@@ -107,25 +106,17 @@ def identity_for(account: str) -> str:
 
 def tier_for(lifetime_points: int) -> str:
     """The name of the tier that `lifetime_points` reach."""
-    return [
-        name
-        for threshold, name in TIERS
-        if lifetime_points >= threshold or threshold == 0
-    ][-1]
+    return [name for threshold, name in TIERS if lifetime_points >= threshold or threshold == 0][-1]
 
 
 def open_store(tx: Connection, *, identity: str, now: datetime) -> Store:
     """The ledger store of this identity, made when there is none; two callers at once get the same one."""
-    unclaimed = (
-        update(stores).where(stores.c.identity == UNCLAIMED).values(identity=identity)
-    )
+    unclaimed = update(stores).where(stores.c.identity == UNCLAIMED).values(identity=identity)
     find = select(stores.c.id).where(stores.c.identity == identity)
     store_id = tx.scalar(find)
     if store_id is None:
         tx.execute(unclaimed)
-        insert_or_leave = (
-            sqlite_insert if tx.dialect.name == "sqlite" else postgresql_insert
-        )
+        insert_or_leave = sqlite_insert if tx.dialect.name == "sqlite" else postgresql_insert
         tx.execute(
             insert_or_leave(stores)
             .values(program=ProgramKind.LEDGER, identity=identity, created_at=now)
@@ -133,6 +124,29 @@ def open_store(tx: Connection, *, identity: str, now: datetime) -> Store:
         )
         store_id = tx.scalars(find).one()
     return Store(id=store_id, program=ProgramKind.LEDGER)
+
+
+def storefront_of(database: Database, *, referral_code: str) -> str | None:
+    """The address of the shop that a referral link belongs to: empty when it has set none, None for no such link."""
+    with database.read() as tx:
+        row = tx.execute(
+            select(stores.c.storefront_url)
+            .join(members, members.c.store_id == stores.c.id)
+            .where(members.c.referral_code == referral_code)
+        ).one_or_none()
+    return None if row is None else row.storefront_url or ""
+
+
+def read_storefront(database: Database, store: Store) -> str:
+    """The address of the store's shop; empty when it has set none."""
+    with database.read() as tx:
+        return tx.scalar(select(stores.c.storefront_url).where(stores.c.id == store.id)) or ""
+
+
+def save_storefront(database: Database, store: Store, *, url: str) -> None:
+    """Keep the address of the store's shop, where its referral links lead."""
+    with database.write() as tx:
+        tx.execute(update(stores).where(stores.c.id == store.id).values(storefront_url=url or None))
 
 
 def new_referral_code(random_bytes: RandomBytes) -> str:
@@ -161,9 +175,7 @@ class Ledger:
     def member(self, store: Store, *, email: str) -> Member | None:
         """The member with this e-mail as the ledger stands now, or None."""
         with self._database.read() as tx:
-            row = tx.execute(
-                _MEMBER, {"store_id": store.id, "email_hmac": self._hasher.email(email)}
-            ).one_or_none()
+            row = tx.execute(_MEMBER, {"store_id": store.id, "email_hmac": self._hasher.email(email)}).one_or_none()
             if row is None:
                 return None
             activity = tx.execute(_ACTIVITY, {"member_id": row.id}).all()
@@ -172,14 +184,10 @@ class Ledger:
     def email_of(self, store: Store, *, member_hmac: str) -> str | None:
         """The e-mail of the member with this HMAC, or None."""
         with self._database.read() as tx:
-            row = tx.execute(
-                _MEMBER, {"store_id": store.id, "email_hmac": member_hmac}
-            ).one_or_none()
+            row = tx.execute(_MEMBER, {"store_id": store.id, "email_hmac": member_hmac}).one_or_none()
         return None if row is None else self._sealer.open(row.email_sealed)
 
-    def add_points(
-        self, store: Store, *, event: NewPointsEvent, within: Connection
-    ) -> PointsEvent:
+    def add_points(self, store: Store, *, event: NewPointsEvent, within: Connection) -> PointsEvent:
         """Book the event in the caller's transaction. Raises UnknownMember."""
         tx = within
         member = tx.execute(
@@ -190,18 +198,12 @@ class Ledger:
         ).one_or_none()
         if member is None:
             raise UnknownMember
-        booked = tx.scalar(
-            _OPERATION, {"store_id": store.id, "operation_id": event.operation_id}
-        )
+        booked = tx.scalar(_OPERATION, {"store_id": store.id, "operation_id": event.operation_id})
         if booked is not None:
-            return PointsEvent(
-                operation_id=event.operation_id, points_balance=member.balance
-            )
+            return PointsEvent(operation_id=event.operation_id, points_balance=member.balance)
         reverses_id = None
         if event.reverses is not None:
-            reverses_id = tx.scalars(
-                _OPERATION, {"store_id": store.id, "operation_id": event.reverses}
-            ).one()
+            reverses_id = tx.scalars(_OPERATION, {"store_id": store.id, "operation_id": event.reverses}).one()
         balance = book(
             tx,
             store_id=store.id,
@@ -223,15 +225,9 @@ class Ledger:
             status=status,
             points_balance=row.balance,
             lifetime_points=row.lifetime_points,
-            vip_tier_name=tier_for(row.lifetime_points)
-            if status is MemberStatus.MEMBER
-            else None,
-            referral_url=f"{self._public_url}/r/{row.referral_code}"
-            if status is MemberStatus.MEMBER
-            else None,
-            date_of_birth=None
-            if born is None
-            else date.fromisoformat(self._sealer.open(born)),
+            vip_tier_name=tier_for(row.lifetime_points) if status is MemberStatus.MEMBER else None,
+            referral_url=f"{self._public_url}/r/{row.referral_code}" if status is MemberStatus.MEMBER else None,
+            date_of_birth=None if born is None else date.fromisoformat(self._sealer.open(born)),
             recent_activity=tuple(
                 Activity(
                     when=entry.created_at,
@@ -273,9 +269,7 @@ def book(
         )
         .returning(ledger_transactions.c.id)
     ).scalar_one()
-    member_side, program_side = (
-        ("credit", "debit") if points > 0 else ("debit", "credit")
-    )
+    member_side, program_side = ("credit", "debit") if points > 0 else ("debit", "credit")
     tx.execute(
         insert(ledger_entries),
         [
@@ -321,11 +315,7 @@ def verify(tx: Connection) -> Iterator[str]:
             credit.label("credit"),
             func.count(entry.id).label("entries"),
         )
-        .select_from(
-            ledger_transactions.outerjoin(
-                ledger_entries, entry.transaction_id == transaction.id
-            )
-        )
+        .select_from(ledger_transactions.outerjoin(ledger_entries, entry.transaction_id == transaction.id))
         .group_by(transaction.id)
         .having(or_(debit != credit, func.count(entry.id) != 2))
     )
@@ -336,9 +326,7 @@ def verify(tx: Connection) -> Iterator[str]:
 
     signed = case((entry.side == "credit", entry.points), else_=-entry.points)
     balance = func.coalesce(func.sum(signed), 0)
-    lifetime = func.coalesce(
-        func.sum(case((transaction.kind.in_(EARNING_KINDS), signed), else_=0)), 0
-    )
+    lifetime = func.coalesce(func.sum(case((transaction.kind.in_(EARNING_KINDS), signed), else_=0)), 0)
     drifted = (
         select(
             members.c.id,
@@ -348,14 +336,12 @@ def verify(tx: Connection) -> Iterator[str]:
             lifetime.label("booked_lifetime"),
         )
         .select_from(
-            members.outerjoin(
-                ledger_entries, entry.member_id == members.c.id
-            ).outerjoin(ledger_transactions, transaction.id == entry.transaction_id)
+            members.outerjoin(ledger_entries, entry.member_id == members.c.id).outerjoin(
+                ledger_transactions, transaction.id == entry.transaction_id
+            )
         )
         .group_by(members.c.id, members.c.balance, members.c.lifetime_points)
-        .having(
-            or_(balance != members.c.balance, lifetime != members.c.lifetime_points)
-        )
+        .having(or_(balance != members.c.balance, lifetime != members.c.lifetime_points))
     )
     for row in tx.execute(drifted):
         yield (

@@ -95,9 +95,7 @@ class LoyaltyProgram(Protocol):
     def email_of(self, store: Store, *, member_hmac: str) -> str | None:
         """The e-mail behind the keyed HMAC of an award key, or None when the member is gone."""
 
-    def add_points(
-        self, store: Store, *, event: NewPointsEvent, within: Connection
-    ) -> PointsEvent:
+    def add_points(self, store: Store, *, event: NewPointsEvent, within: Connection) -> PointsEvent:
         """Write a points event. An operation id counts once: asked again, the first event's effect is told.
 
         `within` is the caller's transaction: a program that lives in our database commits with it.

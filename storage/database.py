@@ -21,6 +21,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+UNWRITABLE = "The database file cannot be written. Check the permissions of its folder."
 
 
 class DatabaseUnavailable(Exception):
@@ -36,23 +37,27 @@ class Database:
         if self.sqlite:
             name = make_url(url).database
             if name and name != ":memory:":
-                Path(name).parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    Path(name).parent.mkdir(parents=True, exist_ok=True)
+                except OSError as error:
+                    raise DatabaseUnavailable(UNWRITABLE) from error
             # More connections than a web process has threads: a reader never waits for a place.
-            self.engine: Engine = create_engine(
-                url, pool_size=40, connect_args={"timeout": 5.0}
-            )
+            self.engine: Engine = create_engine(url, pool_size=40, hide_parameters=True, connect_args={"timeout": 5.0})
             event.listen(self.engine, "connect", _prepare_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
+            self._reader = self.engine
         else:
             self.engine = create_engine(
-                url, pool_size=8, max_overflow=8, pool_timeout=5, pool_pre_ping=True
+                url, pool_size=8, max_overflow=8, pool_timeout=5, pool_pre_ping=True, hide_parameters=True
             )
+            # PostgreSQL would show each statement the newest commits: a balance without its activity.
+            self._reader = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._writer = self.engine.execution_options(tallydesk_write=True)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that only reads: one consistent view, ended without a trace."""
-        with self.engine.connect() as connection:
+        with self._reader.connect() as connection:
             yield connection
 
     @contextmanager
@@ -64,12 +69,8 @@ class Database:
     def lock(self, tx: Connection, name: str) -> None:
         """Hold `name` until `tx` ends: whoever locks the same name waits. SQLite writers are alone anyway."""
         if not self.sqlite:
-            number = int.from_bytes(
-                hashlib.sha256(name.encode()).digest()[:8], signed=True
-            )
-            tx.execute(
-                text("SELECT pg_advisory_xact_lock(:number)"), {"number": number}
-            )
+            number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
+            tx.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
 
     def close(self) -> None:
         """Close every pooled connection."""
@@ -87,10 +88,7 @@ class Database:
             return
         if found is None:
             raise DatabaseUnavailable("The database is empty. Run: flask db-upgrade")
-        if found in {
-            script.revision
-            for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()
-        }:
+        if found in {script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()}:
             raise DatabaseUnavailable(
                 f"The database is of an older version ({found}, needed is {newest}). Run: flask db-upgrade"
             )
@@ -115,9 +113,7 @@ def unavailable_sentence(error: DBAPIError) -> str:
     if "full" in told or "no space" in told or "disk i/o" in told:
         return "The disk of the database is full. Make room and try again."
     if "readonly" in told or "read-only" in told or "unable to open" in told:
-        return (
-            "The database file cannot be written. Check the permissions of its folder."
-        )
+        return UNWRITABLE
     if isinstance(error, OperationalError):
         return "The database cannot be reached. Check DATABASE_URL and whether the server runs."
     return "The database refused the operation."

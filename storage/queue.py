@@ -28,34 +28,22 @@ class Job:
 def defer(tx: Connection, name: str, ref: str, *, run_at: datetime) -> None:
     """Ask for `name` to be run on `ref` at `run_at`. Asking again while it waits changes nothing."""
     insert = sqlite_insert if tx.dialect.name == "sqlite" else postgresql_insert
-    tx.execute(
-        insert(jobs).values(name=name, ref=ref, run_at=run_at).on_conflict_do_nothing()
-    )
+    tx.execute(insert(jobs).values(name=name, ref=ref, run_at=run_at).on_conflict_do_nothing())
 
 
 def claim(tx: Connection, *, owner: str, now: datetime, lease: timedelta) -> Job | None:
     """Take the job that is due longest, for at most `lease`; None when nothing is due."""
     free = or_(jobs.c.lease_until.is_(None), jobs.c.lease_until < now)
-    due = (
-        select(jobs.c.id)
-        .where(jobs.c.run_at <= now, free)
-        .order_by(jobs.c.run_at)
-        .limit(1)
-    )
+    due = select(jobs.c.id).where(jobs.c.run_at <= now, free).order_by(jobs.c.run_at).limit(1)
+    # On PostgreSQL a rival may be taking the same job: take the next one instead of waiting to find it gone.
+    due = due.with_for_update(skip_locked=True)
     row = tx.execute(
         update(jobs)
-        # The condition stands here again: on PostgreSQL a rival may take the row between the two.
-        .where(jobs.c.id == due.scalar_subquery(), free)
-        .values(
-            lease_owner=owner, lease_until=now + lease, attempts=jobs.c.attempts + 1
-        )
+        .where(jobs.c.id == due.scalar_subquery())
+        .values(lease_owner=owner, lease_until=now + lease, attempts=jobs.c.attempts + 1)
         .returning(jobs.c.id, jobs.c.name, jobs.c.ref, jobs.c.attempts)
     ).one_or_none()
-    return (
-        None
-        if row is None
-        else Job(id=row.id, name=row.name, ref=row.ref, attempts=row.attempts)
-    )
+    return None if row is None else Job(id=row.id, name=row.name, ref=row.ref, attempts=row.attempts)
 
 
 def finish(tx: Connection, job: Job, *, owner: str) -> None:
@@ -70,3 +58,9 @@ def put_back(tx: Connection, job: Job, *, owner: str, run_at: datetime) -> None:
         .where(jobs.c.id == job.id, jobs.c.lease_owner == owner)
         .values(run_at=run_at, lease_owner=None, lease_until=None)
     )
+
+
+def any_due(tx: Connection, *, now: datetime) -> bool:
+    """Whether `claim` would find something."""
+    free = or_(jobs.c.lease_until.is_(None), jobs.c.lease_until < now)
+    return tx.scalar(select(jobs.c.id).where(jobs.c.run_at <= now, free).limit(1)) is not None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable
+from functools import cached_property
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from sqlalchemy import select, update
@@ -59,25 +60,36 @@ class Sealer:
 
 
 class Hasher:
-    """Keyed HMACs, one independent key for each purpose, all derived from the sealed root key."""
+    """Keyed HMACs, one independent key for each purpose, all derived from the root key.
 
-    def __init__(self, root: bytes) -> None:
-        self._email = hmac.digest(root, b"email", "sha256")
-        self._award_key = hmac.digest(root, b"award key", "sha256")
+    `load_root` gives the root key's bytes; it is called when the first HMAC is needed.
+    """
+
+    def __init__(self, load_root: Callable[[], bytes]) -> None:
+        self._load_root = load_root
+
+    @cached_property
+    def _keys(self) -> tuple[bytes, bytes]:
+        root = self._load_root()
+        return hmac.digest(root, b"email", "sha256"), hmac.digest(root, b"award key", "sha256")
 
     def email(self, email: str) -> str:
         """What a normalised e-mail is found by: 32 hex digits."""
-        return hmac.digest(self._email, email.encode(), "sha256")[:16].hex()
+        return hmac.digest(self._keys[0], email.encode(), "sha256")[:16].hex()
 
     def award_key(self, message: bytes) -> bytes:
         """The 16-byte code that authenticates an award key."""
-        return hmac.digest(self._award_key, message, "sha256")[:16]
+        return hmac.digest(self._keys[1], message, "sha256")[:16]
 
 
-def load_hasher(
-    database: Database, *, sealer: Sealer, random_bytes: RandomBytes
-) -> Hasher:
-    """The hasher of this database; its root key is made on first use. Raises CannotOpen."""
+def load_hasher(database: Database, *, sealer: Sealer, random_bytes: RandomBytes) -> Hasher:
+    """The hasher of this database. The database is first asked when the first HMAC is needed, then raising
+    CannotOpen where the keys do not fit."""
+    return Hasher(lambda: load_root_key(database, sealer=sealer, random_bytes=random_bytes))
+
+
+def load_root_key(database: Database, *, sealer: Sealer, random_bytes: RandomBytes) -> bytes:
+    """The root key of this database, 32 bytes; made on first use, by whoever comes first. Raises CannotOpen."""
     find = select(app_keys.c.sealed).where(app_keys.c.name == ROOT_KEY)
     with database.read() as tx:
         sealed = tx.scalar(find)
@@ -86,9 +98,8 @@ def load_hasher(
         insert = sqlite_insert if database.sqlite else postgresql_insert
         with database.write() as tx:
             tx.execute(insert(app_keys).values(made).on_conflict_do_nothing())
-            sealed = tx.scalar(find)
-    assert sealed is not None
-    return Hasher(bytes.fromhex(sealer.open(sealed)))
+            sealed = tx.scalars(find).one()
+    return bytes.fromhex(sealer.open(sealed))
 
 
 def hash_of(secret: str) -> str:
@@ -104,21 +115,16 @@ def reseal_everything(database: Database, *, sealer: Sealer, batch: int = 500) -
     """
     count = 0
     for table in metadata.sorted_tables:
-        columns = [
-            column
-            for column in table.c
-            if column.name == "sealed" or column.name.endswith("_sealed")
-        ]
+        columns = [column for column in table.c if column.name == "sealed" or column.name.endswith("_sealed")]
         if not columns:
             continue
         key = next(iter(table.primary_key.columns))
-        next_rows = select(key, *columns).order_by(key).limit(batch)
+        # Locked where the database has several writers: a token refreshed meanwhile is not overwritten.
+        next_rows = select(key, *columns).order_by(key).limit(batch).with_for_update()
         last = None
         while True:
             with database.write() as tx:
-                rows = tx.execute(
-                    next_rows if last is None else next_rows.where(key > last)
-                ).all()
+                rows = tx.execute(next_rows if last is None else next_rows.where(key > last)).all()
                 for key_value, *values in rows:
                     fresh = {
                         column.name: sealer.reseal(value)

@@ -38,9 +38,7 @@ class UtcTime(TypeDecorator[datetime]):
     impl = BigInteger
     cache_ok = True
 
-    def process_bind_param(
-        self, value: datetime | None, dialect: Dialect
-    ) -> int | None:
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
         return None if value is None else (value - EPOCH) // MICROSECOND
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
@@ -138,9 +136,7 @@ connection_keys = Table(
     "connection_keys",
     metadata,
     Column("id", Id, primary_key=True),
-    Column(
-        "connection_id", Id, ForeignKey("connections.id"), nullable=False, index=True
-    ),
+    Column("connection_id", Id, ForeignKey("connections.id"), nullable=False, index=True),
     Column("purpose", String(10), nullable=False),
     Column("key_hash", String(64), nullable=False, unique=True),
     Column("key_sealed", Text, nullable=False),

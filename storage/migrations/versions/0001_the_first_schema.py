@@ -12,18 +12,14 @@ depends_on = None
 def upgrade() -> None:
     op.create_table(
         "accounts",
-        sa.Column(
-            "id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
-        ),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("name", sa.String(length=63), nullable=False),
         sa.Column("state", sa.String(length=20), nullable=False),
         sa.Column("state_reason", sa.String(length=60), nullable=True),
         sa.Column("access_token_sealed", sa.Text(), nullable=True),
         sa.Column("refresh_token_sealed", sa.Text(), nullable=True),
         sa.Column("access_expires_at", sa.BigInteger(), nullable=True),
-        sa.Column(
-            "token_version", sa.Integer(), server_default=sa.text("0"), nullable=False
-        ),
+        sa.Column("token_version", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("lease_owner", sa.String(length=40), nullable=True),
         sa.Column("lease_until", sa.BigInteger(), nullable=True),
         sa.Column("user_email_sealed", sa.Text(), nullable=True),
@@ -40,15 +36,11 @@ def upgrade() -> None:
     )
     op.create_table(
         "jobs",
-        sa.Column(
-            "id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
-        ),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("name", sa.String(length=40), nullable=False),
         sa.Column("ref", sa.String(length=60), nullable=False),
         sa.Column("run_at", sa.BigInteger(), nullable=False),
-        sa.Column(
-            "attempts", sa.Integer(), server_default=sa.text("0"), nullable=False
-        ),
+        sa.Column("attempts", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("lease_owner", sa.String(length=40), nullable=True),
         sa.Column("lease_until", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
@@ -68,15 +60,11 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("state_hash", name=op.f("pk_oauth_states")),
     )
     with op.batch_alter_table("oauth_states", schema=None) as batch_op:
-        batch_op.create_index(
-            batch_op.f("ix_oauth_states_expires_at"), ["expires_at"], unique=False
-        )
+        batch_op.create_index(batch_op.f("ix_oauth_states_expires_at"), ["expires_at"], unique=False)
 
     op.create_table(
         "stores",
-        sa.Column(
-            "id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
-        ),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("program", sa.String(length=20), nullable=False),
         sa.Column("identity", sa.String(length=120), nullable=False),
         sa.Column("storefront_url", sa.String(length=300), nullable=True),
@@ -86,9 +74,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "connections",
-        sa.Column(
-            "id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
-        ),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column(
             "account_id",
             sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
@@ -116,27 +102,17 @@ def upgrade() -> None:
         sa.Column("allow_guests", sa.Boolean(), nullable=False),
         sa.Column("show_date_of_birth", sa.Boolean(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["account_id"], ["accounts.id"], name=op.f("fk_connections_account_id")
-        ),
-        sa.ForeignKeyConstraint(
-            ["store_id"], ["stores.id"], name=op.f("fk_connections_store_id")
-        ),
+        sa.ForeignKeyConstraint(["account_id"], ["accounts.id"], name=op.f("fk_connections_account_id")),
+        sa.ForeignKeyConstraint(["store_id"], ["stores.id"], name=op.f("fk_connections_store_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_connections")),
-        sa.UniqueConstraint(
-            "account_id", "store_id", name=op.f("uq_connections_account_id_store_id")
-        ),
+        sa.UniqueConstraint("account_id", "store_id", name=op.f("uq_connections_account_id_store_id")),
     )
     with op.batch_alter_table("connections", schema=None) as batch_op:
-        batch_op.create_index(
-            batch_op.f("ix_connections_store_id"), ["store_id"], unique=False
-        )
+        batch_op.create_index(batch_op.f("ix_connections_store_id"), ["store_id"], unique=False)
 
     op.create_table(
         "members",
-        sa.Column(
-            "id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
-        ),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column(
             "store_id",
             sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
@@ -152,14 +128,10 @@ def upgrade() -> None:
         sa.Column("lifetime_points", sa.BigInteger(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("updated_at", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["store_id"], ["stores.id"], name=op.f("fk_members_store_id")
-        ),
+        sa.ForeignKeyConstraint(["store_id"], ["stores.id"], name=op.f("fk_members_store_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_members")),
         sa.UniqueConstraint("referral_code", name=op.f("uq_members_referral_code")),
-        sa.UniqueConstraint(
-            "store_id", "email_hmac", name=op.f("uq_members_store_id_email_hmac")
-        ),
+        sa.UniqueConstraint("store_id", "email_hmac", name=op.f("uq_members_store_id_email_hmac")),
     )
     op.create_table(
         "awards",
@@ -193,18 +165,10 @@ def upgrade() -> None:
         sa.Column("settled_at", sa.BigInteger(), nullable=True),
         sa.Column("note_state", sa.String(length=20), nullable=False),
         sa.Column("note_reason", sa.String(length=60), nullable=True),
-        sa.Column(
-            "note_attempts", sa.Integer(), server_default=sa.text("0"), nullable=False
-        ),
-        sa.ForeignKeyConstraint(
-            ["connection_id"], ["connections.id"], name=op.f("fk_awards_connection_id")
-        ),
-        sa.ForeignKeyConstraint(
-            ["reverses"], ["awards.operation_id"], name=op.f("fk_awards_reverses")
-        ),
-        sa.ForeignKeyConstraint(
-            ["store_id"], ["stores.id"], name=op.f("fk_awards_store_id")
-        ),
+        sa.Column("note_attempts", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.ForeignKeyConstraint(["connection_id"], ["connections.id"], name=op.f("fk_awards_connection_id")),
+        sa.ForeignKeyConstraint(["reverses"], ["awards.operation_id"], name=op.f("fk_awards_reverses")),
+        sa.ForeignKeyConstraint(["store_id"], ["stores.id"], name=op.f("fk_awards_store_id")),
         sa.PrimaryKeyConstraint("operation_id", name=op.f("pk_awards")),
         sa.UniqueConstraint(
             "connection_id",
@@ -227,9 +191,7 @@ def upgrade() -> None:
 
     op.create_table(
         "connection_keys",
-        sa.Column(
-            "id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
-        ),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column(
             "connection_id",
             sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
@@ -256,9 +218,7 @@ def upgrade() -> None:
 
     op.create_table(
         "ledger_transactions",
-        sa.Column(
-            "id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
-        ),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column(
             "store_id",
             sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
@@ -278,21 +238,15 @@ def upgrade() -> None:
             nullable=True,
         ),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["member_id"], ["members.id"], name=op.f("fk_ledger_transactions_member_id")
-        ),
+        sa.ForeignKeyConstraint(["member_id"], ["members.id"], name=op.f("fk_ledger_transactions_member_id")),
         sa.ForeignKeyConstraint(
             ["reverses_id"],
             ["ledger_transactions.id"],
             name=op.f("fk_ledger_transactions_reverses_id"),
         ),
-        sa.ForeignKeyConstraint(
-            ["store_id"], ["stores.id"], name=op.f("fk_ledger_transactions_store_id")
-        ),
+        sa.ForeignKeyConstraint(["store_id"], ["stores.id"], name=op.f("fk_ledger_transactions_store_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_ledger_transactions")),
-        sa.UniqueConstraint(
-            "reverses_id", name=op.f("uq_ledger_transactions_reverses_id")
-        ),
+        sa.UniqueConstraint("reverses_id", name=op.f("uq_ledger_transactions_reverses_id")),
         sa.UniqueConstraint(
             "store_id",
             "operation_id",
@@ -300,15 +254,11 @@ def upgrade() -> None:
         ),
     )
     with op.batch_alter_table("ledger_transactions", schema=None) as batch_op:
-        batch_op.create_index(
-            "ix_ledger_transactions_member_id_id", ["member_id", "id"], unique=False
-        )
+        batch_op.create_index("ix_ledger_transactions_member_id_id", ["member_id", "id"], unique=False)
 
     op.create_table(
         "ledger_entries",
-        sa.Column(
-            "id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
-        ),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column(
             "transaction_id",
             sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
@@ -321,15 +271,9 @@ def upgrade() -> None:
         ),
         sa.Column("side", sa.String(length=6), nullable=False),
         sa.Column("points", sa.BigInteger(), nullable=False),
-        sa.CheckConstraint(
-            "side IN ('debit', 'credit')", name=op.f("ck_ledger_entries_side_known")
-        ),
-        sa.CheckConstraint(
-            "points > 0", name=op.f("ck_ledger_entries_points_positive")
-        ),
-        sa.ForeignKeyConstraint(
-            ["member_id"], ["members.id"], name=op.f("fk_ledger_entries_member_id")
-        ),
+        sa.CheckConstraint("side IN ('debit', 'credit')", name=op.f("ck_ledger_entries_side_known")),
+        sa.CheckConstraint("points > 0", name=op.f("ck_ledger_entries_points_positive")),
+        sa.ForeignKeyConstraint(["member_id"], ["members.id"], name=op.f("fk_ledger_entries_member_id")),
         sa.ForeignKeyConstraint(
             ["transaction_id"],
             ["ledger_transactions.id"],
@@ -338,9 +282,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_ledger_entries")),
     )
     with op.batch_alter_table("ledger_entries", schema=None) as batch_op:
-        batch_op.create_index(
-            batch_op.f("ix_ledger_entries_member_id"), ["member_id"], unique=False
-        )
+        batch_op.create_index(batch_op.f("ix_ledger_entries_member_id"), ["member_id"], unique=False)
         batch_op.create_index(
             batch_op.f("ix_ledger_entries_transaction_id"),
             ["transaction_id"],

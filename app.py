@@ -1,0 +1,316 @@
+"""The front door: `create_app` wires the rooms together, and nothing else knows them all."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+import structlog
+from flask import Flask, Request, Response, make_response, render_template, request
+from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
+from flask_wtf import CSRFProtect
+from werkzeug.exceptions import HTTPException
+
+import cli
+import console.views
+import oauth.views
+import settings as configuration
+import widget.views
+from jobs import Jobs
+from loyalty.awards import Awards
+from loyalty.ledger import Ledger
+from loyalty.program import LoyaltyProgram, ProgramKind
+from oauth.accounts import Accounts
+from oauth.gorgias_api import GorgiasApi, TokenEndpoint, TokenSource, new_session, origin_of
+from oauth.sign_in import SESSION_LIFE
+from settings import Settings, SettingsError
+from storage.database import Database, DatabaseUnavailable
+from storage.sealing import CannotOpen, Hasher, RandomBytes, Sealer, load_hasher
+from telemetry import configure_logging, exposition
+from widget.connections import Connections
+from widget.notes import Notes
+from widget.placement import Placement
+from worker import Worker
+
+MAX_BODY = 16 * 1024
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """Everything a process works with. Building it opens no connection and reads no table."""
+
+    settings: Settings
+    database: Database
+    sealer: Sealer
+    hasher: Hasher
+    programs: dict[ProgramKind, LoyaltyProgram]
+    awards: Awards
+    endpoint: TokenEndpoint
+    accounts: Accounts
+    api_for: Callable[[str, TokenSource], GorgiasApi]
+    connections: Connections
+    placement: Placement
+    jobs: Jobs
+    worker: Worker
+    now: Callable[[], datetime]
+    random_bytes: RandomBytes
+
+
+def build_services(
+    settings: Settings,
+    *,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    sleep: Callable[[float], None] = time.sleep,
+    random_bytes: RandomBytes = os.urandom,
+) -> Services:
+    """Wire the rooms for one process. Time, pauses and randomness come in here and nowhere else."""
+    database = Database(settings.database_url)
+    sealer = Sealer(settings.encryption_keys)
+    hasher = load_hasher(database, sealer=sealer, random_bytes=random_bytes)
+    programs: dict[ProgramKind, LoyaltyProgram] = {
+        ProgramKind.LEDGER: Ledger(database, sealer=sealer, hasher=hasher, public_url=settings.public_url, now=now)
+    }
+    awards = Awards(
+        database,
+        programs=programs,
+        sealer=sealer,
+        hasher=hasher,
+        now=now,
+        random_bytes=random_bytes,
+        double_click_window_s=settings.double_click_window_s,
+    )
+    endpoint = TokenEndpoint(
+        base_of=settings.gorgias_base,
+        client_id=settings.gorgias_client_id,
+        client_secret=settings.gorgias_client_secret,
+        redirect_uri=f"{settings.public_url}/oauth/callback",
+    )
+    accounts = Accounts(database, sealer=sealer, endpoint=endpoint, now=now, sleep=sleep, random_bytes=random_bytes)
+    session = new_session()
+
+    def api_for(account: str, token: TokenSource) -> GorgiasApi:
+        return GorgiasApi(settings.gorgias_base(account), token=token, session=session, sleep=sleep)
+
+    def api_of(account_id: int, account: str) -> GorgiasApi:
+        return api_for(account, accounts.token_source(account_id))
+
+    connections = Connections(database, sealer=sealer, now=now, random_bytes=random_bytes)
+    placement = Placement(
+        database,
+        connections=connections,
+        api_for=api_of,
+        public_url=settings.public_url,
+        now=now,
+        sleep=sleep,
+        random_bytes=random_bytes,
+    )
+    notes = Notes(database, connections=connections, accounts=accounts, api_for=api_of, sealer=sealer, now=now)
+    jobs = Jobs(database, notes=notes, now=now)
+    return Services(
+        settings=settings,
+        database=database,
+        sealer=sealer,
+        hasher=hasher,
+        programs=programs,
+        awards=awards,
+        endpoint=endpoint,
+        accounts=accounts,
+        api_for=api_for,
+        connections=connections,
+        placement=placement,
+        jobs=jobs,
+        worker=Worker(database, jobs=jobs, now=now, random_bytes=random_bytes),
+        now=now,
+        random_bytes=random_bytes,
+    )
+
+
+def create_app(services: Services | None = None) -> Flask:
+    """The Flask application. Without `services`, settings are read from the environment.
+
+    Raises click.ClickException with every fault of the settings, so that commands end in a sentence.
+    """
+    if services is None:
+        configure_logging()
+        try:
+            services = build_services(configuration.from_environment())
+        except SettingsError as error:
+            raise click.ClickException(str(error)) from error
+    settings = services.settings
+    app = Flask(__name__, static_folder=None)
+    secure = settings.public_url.startswith("https://")
+    app.config.update(
+        SECRET_KEY=settings.secret_key,
+        SESSION_COOKIE_NAME="tallydesk_session",
+        SESSION_COOKIE_SECURE=secure,
+        SESSION_COOKIE_HTTPONLY=True,
+        SESSION_COOKIE_SAMESITE="Lax",
+        PERMANENT_SESSION_LIFETIME=SESSION_LIFE,
+        MAX_CONTENT_LENGTH=MAX_BODY,
+        # Flask-WTF's own switch would protect every view at once; the console protects its own.
+        WTF_CSRF_CHECK_DEFAULT=False,
+        WTF_CSRF_TIME_LIMIT=None,
+    )
+    app.session_interface = _SessionsOutsideWidget()
+    app.jinja_env.filters["thousands"] = lambda number: f"{number:,}"
+    app.extensions["tallydesk"] = services
+    csrf = CSRFProtect(app)
+
+    app.register_blueprint(
+        oauth.views.create_blueprint(
+            oauth.views.OAuthRoom(
+                settings=settings,
+                accounts=services.accounts,
+                endpoint=services.endpoint,
+                api_for=services.api_for,
+                now=services.now,
+                random_bytes=services.random_bytes,
+            )
+        )
+    )
+    app.register_blueprint(
+        widget.views.create_blueprint(
+            widget.views.WidgetRoom(
+                settings=settings,
+                connections=services.connections,
+                accounts=services.accounts,
+                programs=services.programs,
+                awards=services.awards,
+                hasher=services.hasher,
+                now=services.now,
+                random_bytes=services.random_bytes,
+            )
+        )
+    )
+    app.register_blueprint(
+        console.views.create_blueprint(
+            console.views.ConsoleRoom(
+                settings=settings,
+                database=services.database,
+                accounts=services.accounts,
+                connections=services.connections,
+                placement=services.placement,
+                programs=services.programs,
+                awards=services.awards,
+                sealer=services.sealer,
+                csrf=csrf,
+                api_for=lambda account_id, name: services.api_for(name, services.accounts.token_source(account_id)),
+                now=services.now,
+            )
+        )
+    )
+    _add_operations(app, services)
+    _add_answers_for_trouble(app)
+    _add_security_headers(app, settings)
+    cli.register(app)
+    return app
+
+
+def why_not_ready() -> str | None:
+    """Why the web server must not start, in one sentence or a list of faults; None when it may.
+
+    gunicorn.conf.py asks once before it forks, so that a fault ends in a sentence and not in workers that crash.
+    """
+    try:
+        settings = configuration.from_environment()
+        database = Database(settings.database_url)
+    except (SettingsError, OSError) as error:
+        return str(error)
+    try:
+        database.require_current()
+        hasher = load_hasher(database, sealer=Sealer(settings.encryption_keys), random_bytes=os.urandom)
+        hasher.email("")
+    except (DatabaseUnavailable, CannotOpen) as error:
+        return str(error)
+    finally:
+        database.close()
+    return None
+
+
+class _SessionsOutsideWidget(SecureCookieSessionInterface):
+    """Flask's sessions, but none on what Gorgias calls: opening one costs as much as the whole lookup."""
+
+    def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
+        if request.path.startswith(("/widget/", "/healthz", "/metrics")):
+            # None makes Flask use a null session, which nobody can write to.
+            return None
+        return super().open_session(app, request)
+
+
+def _add_operations(app: Flask, services: Services) -> None:
+    @app.get("/healthz")
+    def alive() -> Response:
+        """Whether this process answers; asks nothing."""
+        return Response("ok\n", mimetype="text/plain")
+
+    @app.get("/readyz")
+    def ready() -> Response:
+        """Whether requests can be served: the database answers and has this version's schema."""
+        try:
+            services.database.require_current()
+        except DatabaseUnavailable as error:
+            return Response(f"{error}\n", status=503, mimetype="text/plain")
+        return Response("ready\n", mimetype="text/plain")
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        body, content_type = exposition()
+        return Response(body, content_type=content_type)
+
+
+def _add_answers_for_trouble(app: Flask) -> None:
+    @app.errorhandler(HTTPException)
+    def refused(error: HTTPException) -> Response:
+        status = error.code or 500
+        if request.path.startswith("/widget/"):
+            sentence = {
+                404: "There is nothing at this address.",
+                405: "This address is called with another method.",
+                413: "The request is too large.",
+            }.get(status, "The request cannot be read.")
+            body = {
+                "status": "rejected",
+                "reason": f"http_{status}",
+                "message": f"{sentence} Nothing was added.",
+            }
+            return make_response(body, status)
+        return make_response(render_template("error.html", status=status), status)
+
+    @app.errorhandler(Exception)
+    def crashed(_: Exception) -> Response:
+        log.exception("request", outcome="crashed", route=str(request.url_rule))
+        if request.path.startswith("/widget/"):
+            sentence = "Something went wrong in Tallydesk. Look at the balance before you try again."
+            return make_response({"status": "rejected", "reason": "crashed", "message": sentence}, 500)
+        return make_response(render_template("error.html", status=500), 500)
+
+
+def _add_security_headers(app: Flask, settings: Settings) -> None:
+    # Connecting is a form that ends at Gorgias after redirects, and Chromium applies form-action to those too.
+    helpdesks = origin_of(settings.gorgias_url).replace("{account}", "*")
+    policy = (
+        "default-src 'none'; style-src 'self'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'; "
+        f"form-action 'self' {helpdesks}"
+    )
+    headers: dict[str, str] = {
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "same-origin",
+        "Content-Security-Policy": policy,
+    }
+    if settings.public_url.startswith("https://"):
+        headers["Strict-Transport-Security"] = "max-age=31536000"
+
+    @app.after_request
+    def add(response: Any) -> Any:
+        for name, value in headers.items():
+            response.headers[name] = value
+        if request.path.startswith(("/connections", "/oauth")) or request.path == "/":
+            response.headers["Cache-Control"] = "no-store"
+        return response

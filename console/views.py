@@ -1,0 +1,370 @@
+"""The merchant's pages. Server-rendered, work without JavaScript; every POST ends in 303.
+
+Anyone of the helpdesk who has signed in may look; only a helpdesk admin may change or disconnect, and their role is read
+again when it is older than fifteen minutes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+from flask import Blueprint, abort, flash, redirect, render_template, request, session, url_for
+from flask.typing import ResponseReturnValue
+from flask_wtf import CSRFProtect
+from flask_wtf.csrf import CSRFError
+
+from loyalty import ledger
+from loyalty.activity import PAGE, recent_awards
+from loyalty.awards import AwardRefused, Awards, Origin, Rules
+from loyalty.program import LoyaltyProgram, ProgramKind
+from oauth.accounts import Account, Accounts, AccountState
+from oauth.gorgias_api import GorgiasApi, GorgiasError
+from oauth.sign_in import Visitor, current_visitor, end_session, lost_access, with_fresh_role
+from schemas.console import BadForm, read_connection_form
+from schemas.email import read_addresses
+from settings import Settings
+from storage.database import Database
+from storage.sealing import CannotOpen, Sealer
+from storage.tables import EPOCH
+from telemetry import REQUESTS
+from widget import card
+from widget.connections import Connection, Connections, ConnectionState
+from widget.placement import Finding, Placement, PlacementFailed
+from widget.template import macro_variables
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsoleRoom:
+    """What this room needs from the front door."""
+
+    settings: Settings
+    database: Database
+    accounts: Accounts
+    connections: Connections
+    placement: Placement
+    programs: dict[ProgramKind, LoyaltyProgram]
+    awards: Awards
+    sealer: Sealer
+    csrf: CSRFProtect
+    api_for: Callable[[int, str], GorgiasApi]
+    now: Callable[[], datetime]
+
+
+class SignInNeeded(Exception):
+    """Nobody is signed in."""
+
+
+class AdminNeeded(Exception):
+    """The person is signed in but is no helpdesk admin."""
+
+
+class RoleUnreadable(Exception):
+    """Gorgias did not tell the person's role."""
+
+
+def create_blueprint(room: ConsoleRoom) -> Blueprint:
+    """Landing, connections, activity and disconnect."""
+    console = Blueprint("console", __name__, template_folder="templates", static_folder="static",
+                        static_url_path="/static")  # fmt: skip
+
+    @console.before_request
+    def protect() -> None:
+        if request.method == "POST":
+            room.csrf.protect()
+
+    @console.context_processor
+    def who() -> dict[str, Any]:
+        visitor = current_visitor(now=room.now())
+        account = None if visitor is None else room.accounts.by_id(visitor.account_id)
+        return {"visitor": visitor, "account": account}
+
+    @console.after_request
+    def count(response: Any) -> Any:
+        REQUESTS.labels(str(request.url_rule), str(response.status_code)).inc()
+        return response
+
+    @console.get("/")
+    def landing() -> ResponseReturnValue:
+        return render_template("landing.html", typed=request.args.get("account", "")[:100])
+
+    @console.get("/connections/")
+    def connections() -> ResponseReturnValue:
+        visitor, account = _signed_in(room)
+        found = room.connections.of_account(account.id)
+        if not found:
+            return render_template("choose_program.html", may_change=visitor.is_admin)
+        return render_template("connections.html", connections=found, may_change=visitor.is_admin)
+
+    @console.get("/connections/new")
+    def add() -> ResponseReturnValue:
+        visitor, _ = _signed_in(room)
+        return render_template("choose_program.html", may_change=visitor.is_admin)
+
+    @console.post("/connections/")
+    def choose() -> ResponseReturnValue:
+        _, account = _admin(room)
+        if request.form.get("program") != ProgramKind.LEDGER:
+            flash("Choose a program first.", "error")
+            return redirect(url_for("console.add"), code=303)
+        defaults = room.settings
+        with room.database.write() as tx:
+            store = ledger.open_store(tx, identity=ledger.identity_for(account.name), now=room.now())
+            connection_id = room.connections.open(
+                tx,
+                account_id=account.id,
+                store=store,
+                rules=Rules(
+                    max_points_per_award=defaults.max_points_per_award,
+                    max_points_per_agent_per_day=defaults.max_points_per_agent_per_day,
+                    max_points_per_day=defaults.max_points_per_connection_per_day,
+                ),
+            )
+        return _placed(room, connection_id, done="Connected. Everything is in place in Gorgias.")
+
+    @console.get("/connections/<int:connection_id>")
+    def connection(connection_id: int) -> ResponseReturnValue:
+        visitor, account = _signed_in(room)
+        found = _own(room, account, connection_id)
+        return _connection_page(room, visitor, account, found)
+
+    @console.post("/connections/<int:connection_id>/lookup")
+    def look_up(connection_id: int) -> ResponseReturnValue:
+        _, account = _signed_in(room)
+        _own(room, account, connection_id)
+        # An e-mail must not stand in an address: it travels to the next page sealed, in the session.
+        session["tested_email"] = room.sealer.seal(request.form.get("email", "")[:400])
+        return redirect(url_for("console.connection", connection_id=connection_id, _anchor="lookup"), code=303)
+
+    @console.post("/connections/<int:connection_id>/settings")
+    def save_settings(connection_id: int) -> ResponseReturnValue:
+        _, account = _admin(room)
+        found = _own(room, account, connection_id)
+        try:
+            form = read_connection_form(request.form)
+        except BadForm as error:
+            for fault in error.faults:
+                flash(fault, "error")
+            flash("Nothing was saved.", "error")
+            return redirect(url_for("console.connection", connection_id=connection_id, _anchor="settings"), code=303)
+        room.connections.save_settings(
+            connection_id,
+            rules=Rules(
+                max_points_per_award=form.max_points_per_award,
+                max_points_per_agent_per_day=form.max_points_per_agent_per_day,
+                max_points_per_day=form.max_points_per_day,
+                reasons=form.reasons,
+                allow_guests=form.allow_guests,
+            ),
+            presets=form.presets,
+            show_date_of_birth=form.show_date_of_birth,
+        )
+        ledger.save_storefront(room.database, found.store, url=form.storefront_url)
+        return _placed(room, connection_id, done="Saved.")
+
+    @console.post("/connections/<int:connection_id>/repair")
+    def repair(connection_id: int) -> ResponseReturnValue:
+        _, account = _admin(room)
+        _own(room, account, connection_id)
+        return _placed(
+            room,
+            connection_id,
+            restore=True,
+            done="Repaired. New activity on a ticket brings the card back there.",
+        )
+
+    @console.post("/connections/<int:connection_id>/keys")
+    def rotate_keys(connection_id: int) -> ResponseReturnValue:
+        _, account = _admin(room)
+        _own(room, account, connection_id)
+        try:
+            room.placement.rotate_keys(connection_id)
+            flash("New keys are in place and the old ones have ended. Agents reload their open tickets.", "done")
+        except PlacementFailed as error:
+            flash(f"{error} Until then the old keys go on working.", "error")
+        return redirect(url_for("console.connection", connection_id=connection_id), code=303)
+
+    @console.get("/connections/<int:connection_id>/activity")
+    def activity(connection_id: int) -> ResponseReturnValue:
+        visitor, account = _signed_in(room)
+        found = _own(room, account, connection_id)
+        before = request.args.get("before", type=int)
+        records = recent_awards(
+            room.database,
+            sealer=room.sealer,
+            connection_id=connection_id,
+            before=None if before is None else EPOCH + timedelta(microseconds=before),
+            limit=PAGE + 1,
+        )
+        older = (records[PAGE - 1].when - EPOCH) // timedelta(microseconds=1) if len(records) > PAGE else None
+        return render_template(
+            "activity.html",
+            connection=found,
+            records=records[:PAGE],
+            older=older,
+            may_change=visitor.is_admin,
+            helpdesk=room.settings.gorgias_base(account.name),
+        )
+
+    @console.post("/connections/<int:connection_id>/awards/<operation_id>/undo")
+    def undo(connection_id: int, operation_id: str) -> ResponseReturnValue:
+        visitor, account = _admin(room)
+        found = _own(room, account, connection_id)
+        try:
+            result = room.awards.undo(
+                operation_id=operation_id,
+                origin=Origin(
+                    connection_id=found.id,
+                    channel="console",
+                    agent_email=visitor.email or None,
+                    agent_proven=True,
+                ),
+            )
+            flash(result.message, "done")
+        except AwardRefused as error:
+            flash(str(error), "error")
+        return redirect(url_for("console.activity", connection_id=connection_id), code=303)
+
+    @console.post("/oauth/disconnect")
+    def disconnect() -> ResponseReturnValue:
+        _, account = _admin(room)
+        left: list[str] = []
+        for found in room.connections.of_account(account.id):
+            left += room.placement.remove(found.id)
+        problem = room.accounts.disconnect(account.id)
+        end_session()
+        log.info("disconnect", outcome="done" if not left and problem is None else "left_over")
+        flash(f"{account.name} is disconnected. Members, points and the history of awards are kept.", "done")
+        if left:
+            flash("Delete these by hand in Gorgias: " + "; ".join(left), "error")
+        if problem is not None:
+            flash("Gorgias could not be told to end our access; our copy of it is deleted. "
+                  "Remove the app in Gorgias under Settings, App Store.", "error")  # fmt: skip
+        return redirect(url_for("console.landing"), code=303)
+
+    @console.post("/sign-out")
+    def sign_out() -> ResponseReturnValue:
+        end_session()
+        flash("You are signed out.", "done")
+        return redirect(url_for("console.landing"), code=303)
+
+    @console.get("/r/<code>")
+    def referral(code: str) -> ResponseReturnValue:
+        """Where a referral link leads: to the shop, which learns the code."""
+        storefront = ledger.storefront_of(room.database, referral_code=code)
+        if storefront is None:
+            abort(404)
+        if not storefront:
+            return render_template("referral.html")
+        return redirect(f"{storefront}?ref={code}", code=302)
+
+    @console.errorhandler(SignInNeeded)
+    def sign_in_needed(_: SignInNeeded) -> ResponseReturnValue:
+        if request.method == "POST":
+            flash("Your session has ended. Sign in and try again; nothing was changed.", "error")
+        return redirect(url_for("console.landing"), code=303)
+
+    @console.errorhandler(AdminNeeded)
+    def admin_needed(_: AdminNeeded) -> ResponseReturnValue:
+        return render_template("refused.html", reason="admin_needed"), 403
+
+    @console.errorhandler(RoleUnreadable)
+    def role_unreadable(_: RoleUnreadable) -> ResponseReturnValue:
+        return render_template("refused.html", reason="role_unreadable"), 503
+
+    @console.errorhandler(CSRFError)
+    def form_too_old(_: CSRFError) -> ResponseReturnValue:
+        return render_template("refused.html", reason="form_too_old"), 400
+
+    return console
+
+
+def _signed_in(room: ConsoleRoom) -> tuple[Visitor, Account]:
+    visitor = current_visitor(now=room.now())
+    account = None if visitor is None else room.accounts.by_id(visitor.account_id)
+    # Disconnected while the session lived: it ended with the connection.
+    if visitor is None or account is None or account.state is AccountState.DISCONNECTED:
+        raise SignInNeeded
+    if visitor.signed_in_at < int(account.connected_at.timestamp()):
+        raise SignInNeeded
+    return visitor, account
+
+
+def _admin(room: ConsoleRoom) -> tuple[Visitor, Account]:
+    """The signed-in admin. Raises SignInNeeded, AdminNeeded or RoleUnreadable."""
+    visitor, account = _signed_in(room)
+    try:
+        visitor = with_fresh_role(visitor, api=room.api_for(account.id, account.name), now=room.now())
+    except GorgiasError as error:
+        # Without access there is no role to read; disconnecting must work all the same for who was admin at sign-in.
+        if not lost_access(error):
+            raise RoleUnreadable from error
+    if not visitor.is_admin:
+        raise AdminNeeded
+    return visitor, account
+
+
+def _own(room: ConsoleRoom, account: Account, connection_id: int) -> Connection:
+    """The connection, if it is this account's; to everyone else it does not exist."""
+    found = room.connections.by_id(connection_id)
+    if found is None or found.account_id != account.id or found.state is not ConnectionState.ACTIVE:
+        abort(404)
+    return found
+
+
+def _placed(room: ConsoleRoom, connection_id: int, *, done: str, restore: bool = False) -> ResponseReturnValue:
+    try:
+        room.placement.ensure(connection_id, restore=restore)
+        flash(done, "done")
+    except PlacementFailed as error:
+        flash(str(error), "error")
+    return redirect(url_for("console.connection", connection_id=connection_id), code=303)
+
+
+def _connection_page(
+    room: ConsoleRoom, visitor: Visitor, account: Account, connection: Connection
+) -> ResponseReturnValue:
+    findings: list[Finding] = []
+    trouble = ""
+    try:
+        findings = room.placement.inspect(connection)
+    except PlacementFailed as error:
+        trouble = str(error)
+    account = room.accounts.by_id(account.id) or account
+    sealed = session.pop("tested_email", None)
+    tested_email, tested_card = "", None
+    if sealed is not None:
+        try:
+            tested_email = room.sealer.open(sealed)
+            tested_card = _card_for(room, connection, tested_email)
+        except CannotOpen:
+            tested_email = ""
+    integration_id = connection.placed.integration_id
+    return render_template(
+        "connection.html",
+        connection=connection,
+        account=account,
+        reconnect=account.state is AccountState.NEEDS_REAUTH,
+        findings=findings,
+        trouble=trouble,
+        variables={} if integration_id is None else macro_variables(integration_id),
+        tested_email=tested_email,
+        tested_card=tested_card,
+        storefront_url=ledger.read_storefront(room.database, connection.store),
+        helpdesk=room.settings.gorgias_base(account.name),
+        recent=recent_awards(room.database, sealer=room.sealer, connection_id=connection.id, limit=5),
+        may_change=visitor.is_admin,
+    )
+
+
+def _card_for(room: ConsoleRoom, connection: Connection, typed: str) -> dict[str, Any]:
+    for address in read_addresses([typed]):
+        member = room.programs[connection.store.program].member(connection.store, email=address)
+        if member is not None:
+            return card.found(member, award_key="", show_date_of_birth=connection.show_date_of_birth)
+    return card.without_member(card.NOT_FOUND, now=room.now())

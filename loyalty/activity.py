@@ -1,0 +1,83 @@
+"""What happened to awards, newest first, for people to read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import select
+
+from loyalty.awards import AwardState, NoteState
+from storage.database import Database
+from storage.sealing import Sealer
+from storage.tables import awards
+
+PAGE = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class AwardRecord:
+    """One award as written in the journal. `undone_by` and `reverses` are operation ids."""
+
+    operation_id: str
+    when: datetime
+    state: AwardState
+    points: int
+    member_email: str
+    reason: str
+    ticket_id: str
+    agent_email: str | None
+    agent_proven: bool
+    channel: str
+    balance_after: int | None
+    reverses: str | None
+    undone_by: str | None
+    note_state: NoteState
+    note_reason: str | None
+
+    @property
+    def can_be_undone(self) -> bool:
+        """Whether an undo would be accepted."""
+        return self.state is AwardState.APPLIED and self.reverses is None and self.undone_by is None
+
+
+def recent_awards(
+    database: Database,
+    *,
+    sealer: Sealer,
+    connection_id: int,
+    before: datetime | None = None,
+    limit: int = PAGE,
+) -> list[AwardRecord]:
+    """The connection's awards made before `before` (or all), newest first, at most `limit`."""
+    undo = awards.alias("undo")
+    statement = (
+        select(awards, undo.c.operation_id.label("undone_by"))
+        .outerjoin(undo, undo.c.reverses == awards.c.operation_id)
+        .where(awards.c.connection_id == connection_id)
+        .order_by(awards.c.created_at.desc(), awards.c.operation_id.desc())
+        .limit(limit)
+    )
+    if before is not None:
+        statement = statement.where(awards.c.created_at < before)
+    with database.read() as tx:
+        return [
+            AwardRecord(
+                operation_id=row.operation_id,
+                when=row.created_at,
+                state=AwardState(row.state),
+                points=row.points,
+                member_email=sealer.open(row.member_email_sealed),
+                reason=row.reason,
+                ticket_id=row.ticket_id,
+                agent_email=None if row.agent_email_sealed is None else sealer.open(row.agent_email_sealed),
+                agent_proven=row.agent_proof == "proven",
+                channel=row.channel,
+                balance_after=row.balance_after,
+                reverses=row.reverses,
+                undone_by=row.undone_by,
+                note_state=NoteState(row.note_state),
+                note_reason=row.note_reason,
+            )
+            for row in tx.execute(statement)
+        ]

@@ -1,0 +1,518 @@
+"""The journal that makes an award happen once.
+
+Every award is written down before it is sent, under an operation id of ours, and its outcome after. On the embedded
+ledger intent, entries and outcome are one transaction. A double click is recognised by the card's one-time key, or,
+where the helpdesk does not echo it, by a short window over connection, ticket, member, points and agent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from base64 import b32encode
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, exists, func, insert, select, update
+
+from loyalty.award_key import AwardKey
+from loyalty.program import (
+    LoyaltyProgram,
+    Member,
+    MemberStatus,
+    NewPointsEvent,
+    ProgramKind,
+    Store,
+    UnknownMember,
+)
+from storage.database import Database
+from storage.queue import defer
+from storage.sealing import Hasher, RandomBytes, Sealer
+from storage.tables import awards, stores
+
+# The job that follows a settled award; what it does is decided above, where a helpdesk is known.
+AWARD_SETTLED = "award_settled"
+
+
+class AwardState(StrEnum):
+    """Where an award stands. `unknown` is a state, not an error: it may have happened."""
+
+    PENDING = "pending"
+    SENDING = "sending"
+    APPLIED = "applied"
+    REJECTED = "rejected"
+    UNKNOWN = "unknown"
+    NEEDS_REVIEW = "needs_review"
+
+
+SETTLED = (AwardState.APPLIED, AwardState.REJECTED)
+
+
+class NoteState(StrEnum):
+    """Where the internal note about an award stands."""
+
+    NONE = "none"
+    DUE = "due"
+    POSTED = "posted"
+    GIVEN_UP = "given_up"
+
+
+class Status(StrEnum):
+    """What the agent is told."""
+
+    APPLIED = "applied"
+    ALREADY_APPLIED = "already_applied"
+    BEING_CONFIRMED = "being_confirmed"
+    REJECTED = "rejected"
+
+
+class Refusal(StrEnum):
+    """Why an award was not accepted."""
+
+    MEMBER_MISSING = "member_missing"
+    MEMBER_NOT_FOUND = "member_not_found"
+    MEMBER_MISMATCH = "member_mismatch"
+    MEMBER_EXCLUDED = "member_excluded"
+    MEMBER_GUEST = "member_guest"
+    POINTS_ABOVE_AWARD_CAP = "points_above_award_cap"
+    POINTS_ABOVE_AGENT_CAP = "points_above_agent_cap"
+    POINTS_ABOVE_CONNECTION_CAP = "points_above_connection_cap"
+    REASON_NOT_ALLOWED = "reason_not_allowed"
+    KEY_REUSED = "key_reused"
+    NOT_APPLIED = "not_applied"
+    ALREADY_UNDONE = "already_undone"
+    AWARD_NOT_FOUND = "award_not_found"
+
+
+class AwardRefused(Exception):
+    """Nothing was added. `reason` is the word, the text is the sentence for the agent."""
+
+    def __init__(self, reason: Refusal, sentence: str) -> None:
+        super().__init__(sentence)
+        self.reason = reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where an award comes from. `agent_proven` tells a signed-in agent from a name the button merely claims."""
+
+    connection_id: int
+    channel: str
+    ticket_id: str = ""
+    agent_email: str | None = None
+    agent_proven: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What a connection allows. Points per award, per agent and UTC day, per connection and UTC day."""
+
+    max_points_per_award: int
+    max_points_per_agent_per_day: int
+    max_points_per_day: int
+    reasons: tuple[str, ...] = ()
+    allow_guests: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class AwardRequest:
+    """What was asked. `emails` are readings of one customer's address, most likely first; `points` is at least 1."""
+
+    emails: tuple[str, ...]
+    points: int
+    origin: Origin
+    reason: str = ""
+    key: AwardKey | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AwardResult:
+    """What became of it. `points_balance` is the last one known."""
+
+    status: Status
+    message: str
+    points_balance: int
+    operation_id: str
+
+
+class Awards:
+    """Awards and undoes, for every store."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        programs: Mapping[ProgramKind, LoyaltyProgram],
+        sealer: Sealer,
+        hasher: Hasher,
+        now: Callable[[], datetime],
+        random_bytes: RandomBytes,
+        double_click_window_s: int,
+    ) -> None:
+        self._database = database
+        self._programs = programs
+        self._sealer = sealer
+        self._hasher = hasher
+        self._now = now
+        self._random_bytes = random_bytes
+        self._window = timedelta(seconds=double_click_window_s)
+
+    def award(self, store: Store, *, request: AwardRequest, rules: Rules) -> AwardResult:
+        """Add points once. Raises AwardRefused when nothing was added."""
+        member = self._find_member(store, request)
+        member_hmac = self._hasher.email(member.email)
+        asked = _Asked(
+            member_hmac=member_hmac,
+            agent_hmac=self._agent_hmac(request.origin),
+            fingerprint=self._fingerprint(request, member_hmac),
+            request=request,
+        )
+        now = self._now()
+        with self._database.write() as tx:
+            self._database.lock(tx, f"connection {request.origin.connection_id}")
+            self._database.lock(tx, f"member {store.id} {member_hmac}")
+            earlier, key_is_free = self._earlier(tx, asked, now=now)
+            if earlier is not None:
+                return self._told_again(earlier, member, request=request, now=now)
+            _check_request(request, rules)
+            _check_member(member, rules)
+            self._check_caps(tx, asked, rules=rules, now=now)
+            operation_id = self._new_operation_id()
+            self._write_intent(
+                tx,
+                store,
+                operation_id=operation_id,
+                email=member.email,
+                asked=asked,
+                award_key_nonce=request.key.nonce if request.key and key_is_free else None,
+                now=now,
+            )
+            try:
+                event = self._programs[store.program].add_points(
+                    store,
+                    event=NewPointsEvent(
+                        operation_id=operation_id,
+                        email=member.email,
+                        points=request.points,
+                        what=request.reason or "Added by support",
+                    ),
+                    within=tx,
+                )
+            except UnknownMember as error:
+                # Gone between reading and booking; leaving the block undoes the intent too.
+                raise _member_not_found() from error
+            self._settle(tx, operation_id, balance=event.points_balance, now=now)
+        return AwardResult(
+            status=Status.APPLIED,
+            message=f"Added {_points(request.points)}. New balance: {_points(event.points_balance)}.",
+            points_balance=event.points_balance,
+            operation_id=operation_id,
+        )
+
+    def undo(self, *, operation_id: str, origin: Origin) -> AwardResult:
+        """Take an applied award back, once, by an award of its own with negative points. Raises AwardRefused."""
+        now = self._now()
+        with self._database.write() as tx:
+            self._database.lock(tx, f"connection {origin.connection_id}")
+            row = tx.execute(
+                select(awards).where(
+                    awards.c.operation_id == operation_id,
+                    awards.c.connection_id == origin.connection_id,
+                )
+            ).one_or_none()
+            if row is None:
+                raise AwardRefused(
+                    Refusal.AWARD_NOT_FOUND,
+                    "This connection has no such award. Nothing was changed.",
+                )
+            if row.state != AwardState.APPLIED or row.reverses is not None:
+                raise AwardRefused(
+                    Refusal.NOT_APPLIED,
+                    "Only an award that was applied can be undone. Nothing was changed.",
+                )
+            if tx.scalar(select(awards.c.operation_id).where(awards.c.reverses == operation_id)) is not None:
+                raise AwardRefused(
+                    Refusal.ALREADY_UNDONE,
+                    "This award has been undone already. Nothing was changed.",
+                )
+            self._database.lock(tx, f"member {row.store_id} {row.member_hmac}")
+            # Its note belongs on the ticket of the award it takes back.
+            origin = replace(origin, ticket_id=row.ticket_id)
+            store = Store(id=row.store_id, program=_program_of(tx, row.store_id))
+            email = self._sealer.open(row.member_email_sealed)
+            reason = f"Undo of {operation_id}"
+            request = AwardRequest(emails=(email,), points=-row.points, origin=origin, reason=reason)
+            undo_id = self._new_operation_id()
+            self._write_intent(
+                tx,
+                store,
+                operation_id=undo_id,
+                email=email,
+                asked=_Asked(
+                    member_hmac=row.member_hmac,
+                    agent_hmac=self._agent_hmac(origin),
+                    fingerprint=self._fingerprint(request, row.member_hmac),
+                    request=request,
+                ),
+                reverses=operation_id,
+                now=now,
+            )
+            event = self._programs[store.program].add_points(
+                store,
+                event=NewPointsEvent(
+                    operation_id=undo_id,
+                    email=email,
+                    points=-row.points,
+                    what=reason,
+                    reverses=operation_id,
+                ),
+                within=tx,
+            )
+            self._settle(tx, undo_id, balance=event.points_balance, now=now)
+        return AwardResult(
+            status=Status.APPLIED,
+            message=f"Took back {_points(row.points)}. New balance: {_points(event.points_balance)}.",
+            points_balance=event.points_balance,
+            operation_id=undo_id,
+        )
+
+    def _find_member(self, store: Store, request: AwardRequest) -> Member:
+        program = self._programs[store.program]
+        emails = request.emails
+        if not emails:
+            email = None if request.key is None else program.email_of(store, member_hmac=request.key.member_hmac)
+            if email is None:
+                raise AwardRefused(
+                    Refusal.MEMBER_MISSING,
+                    "This ticket's customer has no e-mail address, so there is nobody to give points to. "
+                    "Set the customer's e-mail in the ticket and try again. Nothing was added.",
+                )
+            emails = (email,)
+        elif request.key is not None and request.key.member_hmac not in map(self._hasher.email, emails):
+            raise AwardRefused(
+                Refusal.MEMBER_MISMATCH,
+                "The card belongs to another customer than this ticket. "
+                "Reload the ticket and press the button again. Nothing was added.",
+            )
+        for email in emails:
+            member = program.member(store, email=email)
+            if member is not None:
+                return member
+        raise _member_not_found()
+
+    def _earlier(self, tx: Connection, asked: _Asked, *, now: datetime) -> tuple[Any, bool]:
+        """The earlier award that this request repeats, or None; and whether its key may still be recorded."""
+        request = asked.request
+        if request.key is not None:
+            used = tx.execute(
+                select(awards).where(
+                    awards.c.connection_id == request.origin.connection_id,
+                    awards.c.award_key_nonce == request.key.nonce,
+                )
+            ).one_or_none()
+            if used is None:
+                return None, True
+            if now - used.created_at < self._window or used.state not in SETTLED:
+                if used.fingerprint != asked.fingerprint:
+                    raise AwardRefused(
+                        Refusal.KEY_REUSED,
+                        f"This card has just been used for another award ({_points(used.points)}). "
+                        "Reload the ticket and press the button again. Nothing was added.",
+                    )
+                return used, False
+        earlier = tx.execute(
+            select(awards)
+            .where(
+                awards.c.connection_id == request.origin.connection_id,
+                awards.c.ticket_id == request.origin.ticket_id,
+                awards.c.member_hmac == asked.member_hmac,
+                awards.c.points == request.points,
+                awards.c.agent_hmac == asked.agent_hmac,
+                awards.c.reverses.is_(None),
+                (awards.c.created_at > now - self._window) | awards.c.state.not_in(SETTLED),
+                awards.c.state != AwardState.REJECTED,
+                ~_undone(),
+            )
+            .order_by(awards.c.created_at.desc())
+            .limit(1)
+        ).one_or_none()
+        return earlier, False
+
+    def _told_again(self, earlier: Any, member: Member, *, request: AwardRequest, now: datetime) -> AwardResult:
+        if earlier.state not in SETTLED:
+            return AwardResult(
+                status=Status.BEING_CONFIRMED,
+                message=f"These {_points(earlier.points)} are being confirmed. Do not add them again.",
+                points_balance=member.points_balance,
+                operation_id=earlier.operation_id,
+            )
+        wait_s = max(1, int((earlier.created_at + self._window - now).total_seconds()) + 1)
+        again = (
+            "To add them once more on purpose, reload the ticket and press the button again"
+            if request.key is not None
+            else f"To add them once more on purpose, press the button again in {wait_s} seconds"
+        )
+        return AwardResult(
+            status=Status.ALREADY_APPLIED,
+            message=(
+                f"Already added: these {_points(earlier.points)} were added a moment ago. "
+                f"Balance: {_points(member.points_balance)}. {again}."
+            ),
+            points_balance=member.points_balance,
+            operation_id=earlier.operation_id,
+        )
+
+    def _check_caps(self, tx: Connection, asked: _Asked, *, rules: Rules, now: datetime) -> None:
+        """Refuse what would exceed a day's cap. Unsettled awards count; undone ones do not; the day is UTC's."""
+        midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+        request = asked.request
+        today = select(func.coalesce(func.sum(awards.c.points), 0)).where(
+            awards.c.connection_id == request.origin.connection_id,
+            awards.c.created_at >= midnight,
+            awards.c.state != AwardState.REJECTED,
+            awards.c.reverses.is_(None),
+            ~_undone(),
+        )
+        by_agent = int(tx.scalar(today.where(awards.c.agent_hmac == asked.agent_hmac)) or 0)
+        if by_agent + request.points > rules.max_points_per_agent_per_day:
+            who = "You have" if request.origin.agent_email else "Agents whose name is not known have"
+            raise AwardRefused(
+                Refusal.POINTS_ABOVE_AGENT_CAP,
+                f"{who} added {_points(by_agent)} today; the limit for one agent is "
+                f"{_points(rules.max_points_per_agent_per_day)} a day (UTC). Ask an admin to raise it "
+                "on the connection's page, or go on tomorrow. Nothing was added.",
+            )
+        by_connection = int(tx.scalar(today) or 0)
+        if by_connection + request.points > rules.max_points_per_day:
+            raise AwardRefused(
+                Refusal.POINTS_ABOVE_CONNECTION_CAP,
+                f"This helpdesk has added {_points(by_connection)} today; its limit is "
+                f"{_points(rules.max_points_per_day)} a day (UTC). Ask an admin to raise it "
+                "on the connection's page, or go on tomorrow. Nothing was added.",
+            )
+
+    def _write_intent(
+        self,
+        tx: Connection,
+        store: Store,
+        *,
+        operation_id: str,
+        email: str,
+        asked: _Asked,
+        now: datetime,
+        award_key_nonce: str | None = None,
+        reverses: str | None = None,
+    ) -> None:
+        origin = asked.request.origin
+        agent = origin.agent_email
+        tx.execute(
+            insert(awards).values(
+                operation_id=operation_id,
+                store_id=store.id,
+                connection_id=origin.connection_id,
+                state=AwardState.PENDING,
+                member_hmac=asked.member_hmac,
+                member_email_sealed=self._sealer.seal(email),
+                points=asked.request.points,
+                reason=asked.request.reason,
+                channel=origin.channel,
+                ticket_id=origin.ticket_id,
+                agent_hmac=asked.agent_hmac,
+                agent_email_sealed=None if agent is None else self._sealer.seal(agent),
+                agent_proof="proven" if origin.agent_proven else "claimed",
+                award_key_nonce=award_key_nonce,
+                fingerprint=asked.fingerprint,
+                reverses=reverses,
+                created_at=now,
+                note_state=NoteState.NONE,
+            )
+        )
+
+    def _settle(self, tx: Connection, operation_id: str, *, balance: int, now: datetime) -> None:
+        """The program took the award; what follows from it is asked for in the same transaction."""
+        ticket_id = tx.execute(
+            update(awards)
+            .where(awards.c.operation_id == operation_id)
+            .values(state=AwardState.APPLIED, balance_after=balance, settled_at=now)
+            .returning(awards.c.ticket_id)
+        ).scalar_one()
+        if ticket_id:
+            tx.execute(update(awards).where(awards.c.operation_id == operation_id).values(note_state=NoteState.DUE))
+            defer(tx, AWARD_SETTLED, operation_id, run_at=now)
+
+    def _agent_hmac(self, origin: Origin) -> str:
+        return "" if origin.agent_email is None else self._hasher.email(origin.agent_email)
+
+    def _fingerprint(self, request: AwardRequest, member_hmac: str) -> str:
+        body = [
+            member_hmac,
+            request.points,
+            request.reason,
+            request.origin.ticket_id,
+            self._agent_hmac(request.origin),
+        ]
+        return hashlib.sha256(json.dumps(body).encode()).hexdigest()
+
+    def _new_operation_id(self) -> str:
+        return "td_" + b32encode(self._random_bytes(15)).decode().lower()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """A request with what identifies it at rest."""
+
+    request: AwardRequest
+    member_hmac: str
+    agent_hmac: str
+    fingerprint: str
+
+
+def _check_request(request: AwardRequest, rules: Rules) -> None:
+    if request.points > rules.max_points_per_award:
+        raise AwardRefused(
+            Refusal.POINTS_ABOVE_AWARD_CAP,
+            f"{_points(request.points)} are too many for one award; the limit is "
+            f"{_points(rules.max_points_per_award)}. Nothing was added.",
+        )
+    if rules.reasons and request.reason and request.reason not in rules.reasons:
+        raise AwardRefused(
+            Refusal.REASON_NOT_ALLOWED,
+            f"This reason is not on the list. Choose one of: {', '.join(rules.reasons)}. Nothing was added.",
+        )
+
+
+def _check_member(member: Member, rules: Rules) -> None:
+    if member.status is MemberStatus.EXCLUDED:
+        raise AwardRefused(
+            Refusal.MEMBER_EXCLUDED,
+            "This customer is excluded from the loyalty program and cannot receive points. Nothing was added.",
+        )
+    if member.status is MemberStatus.GUEST and not rules.allow_guests:
+        raise AwardRefused(
+            Refusal.MEMBER_GUEST,
+            "This customer is a guest, not yet a member, and guests cannot receive points. "
+            "An admin can allow it on the connection's page. Nothing was added.",
+        )
+
+
+def _member_not_found() -> AwardRefused:
+    return AwardRefused(
+        Refusal.MEMBER_NOT_FOUND,
+        "This customer is not in the loyalty program, so there is nobody to give points to. Nothing was added.",
+    )
+
+
+def _program_of(tx: Connection, store_id: int) -> ProgramKind:
+    return ProgramKind(tx.execute(select(stores.c.program).where(stores.c.id == store_id)).scalar_one())
+
+
+def _undone() -> ColumnElement[bool]:
+    later = awards.alias("later")
+    return exists().where(later.c.reverses == awards.c.operation_id)
+
+
+def _points(points: int) -> str:
+    return f"{points:,} point" if abs(points) == 1 else f"{points:,} points"

@@ -1,0 +1,1 @@
+"""An account comes, stays signed in, and leaves."""

@@ -1,0 +1,383 @@
+"""Gorgias' REST API and token endpoint, over requests and Authlib.
+
+Bearer token with one forced renewal on 401, `Retry-After` obeyed as far as the caller's patience goes, cursor paging, no
+redirects (they would carry credentials elsewhere), bounded time and body. What goes wrong is a `GorgiasError` whose
+`reason` says what kind it is.
+
+Facts: https://developers.gorgias.com/reference/limitations, https://developers.gorgias.com/reference/errors,
+https://developers.gorgias.com/changelog/deprecation-offset-based-pagination
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import orjson
+import requests
+from authlib.integrations.base_client import OAuthError
+from authlib.integrations.requests_client import OAuth2Session
+from requests.adapters import HTTPAdapter
+from urllib3 import Retry
+from urllib3.exceptions import HTTPError as _PROTOCOL_ERROR
+
+from telemetry import GORGIAS_CALLS
+
+TIMEOUTS_S = (3.05, 10.0)  # connect, read
+MAX_BODY = 2 * 1024 * 1024
+PAGE_SIZE = 100
+MAX_PAGES = 100
+
+
+class GorgiasReason(StrEnum):
+    """What kind of failure a call met."""
+
+    UNREACHABLE = "unreachable"
+    BUSY = "busy"
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+    NOT_FOUND = "not_found"
+    CONFLICT = "conflict"
+    REFUSED = "refused"
+    BROKEN = "broken"
+    NOT_CONNECTED = "not_connected"
+    NEEDS_REAUTH = "needs_reauth"
+
+
+class GorgiasError(Exception):
+    """A call to Gorgias failed. `maybe_done` tells whether it may have taken effect all the same."""
+
+    def __init__(
+        self,
+        reason: GorgiasReason,
+        sentence: str,
+        *,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+        maybe_done: bool = False,
+    ) -> None:
+        super().__init__(sentence)
+        self.reason = reason
+        self.status = status
+        self.retry_after_s = retry_after_s
+        self.maybe_done = maybe_done
+
+
+class InvalidGrant(Exception):
+    """The token endpoint refused the code or the refresh token."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccessToken:
+    """An access token and the version under which it is stored."""
+
+    value: str = field(repr=False)
+    version: int = 0
+
+
+class TokenSource(Protocol):
+    """Where a client gets its token."""
+
+    def __call__(self, *, rejected: AccessToken | None = None) -> AccessToken:
+        """A token to use; never `rejected` again. Raises GorgiasError."""
+
+
+def new_session() -> requests.Session:
+    """A session for credentialed calls: no proxies or netrc from the environment, no cookies, GETs retried briefly."""
+    return _hardened(requests.Session())
+
+
+def _hardened(session: requests.Session) -> requests.Session:
+    session.trust_env = False
+    # One session serves many accounts: a cookie of one must never reach another.
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    retries = Retry(
+        total=2,
+        connect=1,
+        read=1,
+        status=2,
+        status_forcelist=(502, 503, 504),
+        allowed_methods=("GET",),
+        backoff_factor=0.2,
+        # urllib3 would wait up to six hours inside the call (checked in 2.8).
+        respect_retry_after_header=False,
+        raise_on_status=False,
+        redirect=0,
+    )
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, HTTPAdapter(max_retries=retries, pool_maxsize=32))
+    return session
+
+
+class TokenEndpoint:
+    """The OAuth endpoints of every helpdesk, with our client's credentials. HTTP Basic and a form body, as documented."""
+
+    def __init__(self, *, base_of: Callable[[str], str], client_id: str, client_secret: str, redirect_uri: str) -> None:
+        self._base_of = base_of
+        self._client_id = client_id
+        self._client_secret = client_secret
+        self._redirect_uri = redirect_uri
+
+    def exchange(self, account: str, *, code: str) -> Mapping[str, Any]:
+        """Tokens for an authorization code. Raises InvalidGrant or GorgiasError."""
+        return self._call(
+            lambda session: session.fetch_token(
+                f"{self._base_of(account)}/oauth/token",
+                grant_type="authorization_code",
+                code=code,
+                redirect_uri=self._redirect_uri,
+                timeout=TIMEOUTS_S,
+                allow_redirects=False,
+            )
+        )
+
+    def refresh(self, account: str, *, refresh_token: str) -> Mapping[str, Any]:
+        """Tokens for a refresh token. Raises InvalidGrant or GorgiasError."""
+        return self._call(
+            lambda session: session.refresh_token(
+                f"{self._base_of(account)}/oauth/token",
+                refresh_token=refresh_token,
+                timeout=TIMEOUTS_S,
+                allow_redirects=False,
+            )
+        )
+
+    def revoke(self, account: str, *, token: str) -> None:
+        """Revoke a refresh token; one that is gone already is fine. Raises GorgiasError."""
+        try:
+            self._call(
+                lambda session: _checked(
+                    session.revoke_token(
+                        f"{self._base_of(account)}/oauth/revoke",
+                        token=token,
+                        timeout=TIMEOUTS_S,
+                        allow_redirects=False,
+                    )
+                )
+            )
+        except InvalidGrant:
+            return
+
+    def _call(self, call: Callable[[OAuth2Session], Any]) -> Mapping[str, Any]:
+        session = OAuth2Session(
+            client_id=self._client_id,
+            client_secret=self._client_secret,
+            token_endpoint_auth_method="client_secret_basic",
+            revocation_endpoint_auth_method="client_secret_basic",
+        )
+        try:
+            with _hardened(session):
+                answer = call(session)
+        except OAuthError as error:
+            if error.error == "invalid_grant":
+                raise InvalidGrant from error
+            reason = GorgiasReason.REFUSED if isinstance(error.error, str) else GorgiasReason.BUSY
+            raise GorgiasError(reason, f"Gorgias refused the token request ({_short(error.error)}).") from error
+        except requests.HTTPError as error:
+            status = error.response.status_code
+            raise GorgiasError(GorgiasReason.UNREACHABLE, f"Gorgias answered {status}.", status=status) from error
+        except requests.RequestException as error:
+            raise GorgiasError(GorgiasReason.UNREACHABLE, "Gorgias cannot be reached.", maybe_done=True) from error
+        except ValueError as error:
+            raise GorgiasError(GorgiasReason.BROKEN, "Gorgias gave an answer that is not JSON.") from error
+        return answer if isinstance(answer, Mapping) else {}
+
+
+def _checked(response: requests.Response) -> None:
+    if response.status_code >= 500:
+        response.raise_for_status()
+
+
+class GorgiasApi:
+    """One helpdesk's REST API. `patience_s` is how long a call may wait altogether on 429 before it gives up."""
+
+    def __init__(
+        self,
+        base: str,
+        *,
+        token: TokenSource,
+        session: requests.Session,
+        sleep: Callable[[float], None],
+        patience_s: float = 8.0,
+    ) -> None:
+        self._base = base
+        self._token = token
+        self._session = session
+        self._sleep = sleep
+        self._patience_s = patience_s
+
+    def get(self, path: str, **params: Any) -> Any:
+        """GET `path`, e.g. `/api/account`. Raises GorgiasError."""
+        return self._request("GET", path, params=params)
+
+    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        """POST `body` as JSON. Never repeated by itself. Raises GorgiasError."""
+        return self._request("POST", path, body=body)
+
+    def put(self, path: str, body: Mapping[str, Any]) -> Any:
+        """PUT `body` as JSON. Raises GorgiasError."""
+        return self._request("PUT", path, body=body)
+
+    def delete(self, path: str) -> None:
+        """DELETE `path`; what is gone already is fine. Raises GorgiasError."""
+        try:
+            self._request("DELETE", path)
+        except GorgiasError as error:
+            if error.reason is not GorgiasReason.NOT_FOUND:
+                raise
+
+    def find(self, path: str) -> dict[str, Any] | None:
+        """GET one object; None when there is none. Raises GorgiasError."""
+        try:
+            found = self.get(path)
+        except GorgiasError as error:
+            if error.reason is GorgiasReason.NOT_FOUND:
+                return None
+            raise
+        return found if isinstance(found, dict) else None
+
+    def list(self, path: str, **params: Any) -> Iterator[dict[str, Any]]:
+        """Every object of a list, page after page. Raises GorgiasError."""
+        cursor: str | None = None
+        for _ in range(MAX_PAGES):
+            page = self.get(path, limit=PAGE_SIZE, **params, **({"cursor": cursor} if cursor else {}))
+            if not isinstance(page, dict) or not isinstance(page.get("data"), list):
+                raise GorgiasError(GorgiasReason.BROKEN, "Gorgias gave a list in a shape we cannot read.")
+            yield from (item for item in page["data"] if isinstance(item, dict))
+            meta = page.get("meta")
+            cursor = meta.get("next_cursor") if isinstance(meta, dict) else None
+            if not cursor:
+                return
+        raise GorgiasError(GorgiasReason.BROKEN, f"Gorgias' list did not end after {MAX_PAGES} pages.")
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | None = None,
+    ) -> Any:
+        token = self._token()
+        waited_s = 0.0
+        renewed = False
+        while True:
+            try:
+                answer = self._send(method, path, token=token, params=params, body=body)
+            except GorgiasError as error:
+                GORGIAS_CALLS.labels(error.reason.value).inc()
+                if error.reason is GorgiasReason.UNAUTHORIZED and not renewed:
+                    renewed = True
+                    token = self._token(rejected=token)
+                    continue
+                if error.reason is GorgiasReason.BUSY:
+                    pause_s = error.retry_after_s or 1.0
+                    if waited_s + pause_s <= self._patience_s:
+                        self._sleep(pause_s)
+                        waited_s += pause_s
+                        continue
+                raise
+            GORGIAS_CALLS.labels("ok").inc()
+            return answer
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        token: AccessToken,
+        params: Mapping[str, Any] | None,
+        body: Mapping[str, Any] | None,
+    ) -> Any:
+        headers = {"Authorization": f"Bearer {token.value}", "Accept": "application/json"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        try:
+            with self._session.request(
+                method,
+                self._base + path,
+                params=params,
+                data=None if body is None else orjson.dumps(body),
+                headers=headers,
+                timeout=TIMEOUTS_S,
+                allow_redirects=False,
+                stream=True,
+            ) as response:
+                content = response.raw.read(MAX_BODY + 1, decode_content=True)
+        except requests.ConnectTimeout as error:
+            raise GorgiasError(GorgiasReason.UNREACHABLE, "Gorgias cannot be reached.") from error
+        except (requests.RequestException, OSError, _PROTOCOL_ERROR) as error:
+            raise GorgiasError(
+                GorgiasReason.UNREACHABLE, "The connection to Gorgias broke.", maybe_done=True
+            ) from error
+        return _read_answer(response, content)
+
+
+def _read_answer(response: requests.Response, content: bytes) -> Any:
+    """The JSON of a good answer (None when it has no body). Raises GorgiasError for any other."""
+    status = response.status_code
+    if len(content) > MAX_BODY:
+        raise GorgiasError(GorgiasReason.BROKEN, "Gorgias' answer is too large.", status=status, maybe_done=True)
+    try:
+        told = orjson.loads(content) if content.strip() else None
+    except orjson.JSONDecodeError:
+        if status < 300:
+            raise GorgiasError(
+                GorgiasReason.BROKEN,
+                "Gorgias gave an answer that is not JSON.",
+                status=status,
+                maybe_done=True,
+            ) from None
+        told = None
+    if 200 <= status < 300:
+        return told
+    sentence = f"Gorgias answered {status}{_error_text(told)}."
+    if status == 429:
+        raise GorgiasError(
+            GorgiasReason.BUSY,
+            sentence,
+            status=status,
+            retry_after_s=_seconds(response.headers.get("Retry-After")),
+        )
+    if status >= 500:
+        raise GorgiasError(GorgiasReason.UNREACHABLE, sentence, status=status, maybe_done=True)
+    raise GorgiasError(_BY_STATUS.get(status, GorgiasReason.REFUSED), sentence, status=status)
+
+
+_BY_STATUS = {
+    401: GorgiasReason.UNAUTHORIZED,
+    403: GorgiasReason.FORBIDDEN,
+    404: GorgiasReason.NOT_FOUND,
+    409: GorgiasReason.CONFLICT,
+}
+
+
+def _seconds(header: str | None) -> float | None:
+    try:
+        return min(max(float(header or ""), 0.05), 3600.0)
+    except ValueError:
+        return None
+
+
+def _error_text(told: Any) -> str:
+    """Gorgias' own words: `{"error": {"msg"}}`, `{"error": "…"}` and `{"message": "…"}` have all been seen."""
+    if not isinstance(told, dict):
+        return ""
+    error = told.get("error", told.get("message"))
+    if isinstance(error, dict):
+        error = error.get("msg")
+    return f" ({_short(error)})" if error else ""
+
+
+def _short(text: Any) -> str:
+    return str(text)[:100]
+
+
+def origin_of(url: str) -> str:
+    """Scheme, host and port of `url`, as browsers write an Origin."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"

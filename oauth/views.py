@@ -1,0 +1,250 @@
+"""The two entrances and the return: `/oauth/install` sends the browser to Gorgias, `/oauth/callback` takes it back.
+
+An account that is not connected is asked for everything we need; one that is connected only for who the person is, and
+that sign-in never touches the account's tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import structlog
+from flask import Blueprint, make_response, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+from flask.wrappers import Response
+
+from oauth.accounts import Accounts, AccountState, PendingSignIn, Purpose
+from oauth.gorgias_api import (
+    AccessToken,
+    GorgiasApi,
+    GorgiasError,
+    GorgiasReason,
+    InvalidGrant,
+    TokenEndpoint,
+    TokenSource,
+)
+from oauth.sign_in import ADMIN_ROLES, begin_session, lost_access, read_role
+from oauth.wire import (
+    SCOPES,
+    SIGN_IN_SCOPES,
+    Identity,
+    OAuthRefused,
+    Refusal,
+    TokenSet,
+    authorize_url,
+    read_account,
+    read_identity,
+    read_tokens,
+)
+from settings import Settings
+from storage.sealing import RandomBytes
+from telemetry import REQUESTS
+
+BROWSER_COOKIE = "tallydesk_oauth"
+log = structlog.get_logger()
+
+STATUS = {
+    Refusal.ACCOUNT_INVALID: 400,
+    Refusal.NOT_CONFIGURED: 503,
+    Refusal.CONSENT_DENIED: 403,
+    Refusal.PROVIDER_ERROR: 502,
+    Refusal.SESSION_MISSING: 400,
+    Refusal.STATE_UNKNOWN: 400,
+    Refusal.CODE_MISSING: 400,
+    Refusal.CODE_REFUSED: 400,
+    Refusal.TOKEN_UNREADABLE: 502,
+    Refusal.OFFLINE_MISSING: 403,
+    Refusal.SCOPE_MISSING: 403,
+    Refusal.ID_TOKEN_INVALID: 502,
+    Refusal.ACCOUNT_MISMATCH: 403,
+    Refusal.NOT_ADMIN: 403,
+    Refusal.GORGIAS_UNREACHABLE: 503,
+    Refusal.GORGIAS_BUSY: 503,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OAuthRoom:
+    """What this room needs from the front door."""
+
+    settings: Settings
+    accounts: Accounts
+    endpoint: TokenEndpoint
+    api_for: Callable[[str, TokenSource], GorgiasApi]
+    now: Callable[[], datetime]
+    random_bytes: RandomBytes
+
+    @property
+    def redirect_uri(self) -> str:
+        """The one address Gorgias sends browsers back to: from configuration, never from the request's Host."""
+        return f"{self.settings.public_url}/oauth/callback"
+
+
+def create_blueprint(room: OAuthRoom) -> Blueprint:
+    """`/oauth/install` and `/oauth/callback`."""
+    oauth = Blueprint("oauth", __name__, url_prefix="/oauth")
+
+    @oauth.get("/install")
+    def install() -> ResponseReturnValue:
+        account = read_account(request.args.get("account", ""))
+        if account is None:
+            raise OAuthRefused(Refusal.ACCOUNT_INVALID)
+        if not room.settings.gorgias_client_id or not room.settings.gorgias_client_secret:
+            raise OAuthRefused(Refusal.NOT_CONFIGURED)
+        known = room.accounts.named(account)
+        connected = known is not None and known.state is AccountState.CONNECTED
+        browser = request.cookies.get(BROWSER_COOKIE) or room.random_bytes(32).hex()
+        purpose = Purpose.SIGN_IN if connected else Purpose.CONNECT
+        state, nonce = room.accounts.remember_state(account=account, purpose=purpose, browser=browser)
+        response = redirect(
+            authorize_url(
+                room.settings.gorgias_base(account),
+                client_id=room.settings.gorgias_client_id,
+                redirect_uri=room.redirect_uri,
+                scopes=SIGN_IN_SCOPES if connected else tuple(SCOPES),
+                state=state,
+                nonce=nonce,
+            ),
+            code=303,
+        )
+        response.set_cookie(
+            BROWSER_COOKIE,
+            browser,
+            max_age=600,
+            path="/oauth",
+            secure=room.settings.public_url.startswith("https://"),
+            httponly=True,
+            # Lax: the way back from Gorgias is a top-level navigation and must carry it.
+            samesite="Lax",
+        )
+        REQUESTS.labels("/oauth/install", purpose.value).inc()
+        return response
+
+    @oauth.get("/callback")
+    def callback() -> ResponseReturnValue:
+        pending = _consume(room)
+        if "error" in request.args:
+            denied = request.args["error"] == "access_denied"
+            raise OAuthRefused(Refusal.CONSENT_DENIED if denied else Refusal.PROVIDER_ERROR)
+        code = request.args.get("code", "")
+        if not code:
+            raise OAuthRefused(Refusal.CODE_MISSING)
+        tokens = _exchange(room, pending, code)
+        identity = read_identity(
+            tokens.id_token,
+            issuer=room.settings.gorgias_base(pending.account),
+            client_id=room.settings.gorgias_client_id,
+            nonce=pending.nonce,
+            now=room.now(),
+        )
+        response = redirect("/connections/", code=303)
+        if pending.purpose is Purpose.CONNECT:
+            _connect(room, pending, tokens, identity)
+            outcome = "connected"
+        elif _sign_in(room, pending, identity):
+            outcome = "signed_in"
+        else:
+            # The stored access is gone: go round once more, now asking for everything.
+            response = redirect(url_for("oauth.install", account=pending.account), code=303)
+            outcome = "reconnecting"
+        log.info("oauth", outcome=outcome)
+        REQUESTS.labels("/oauth/callback", outcome).inc()
+        return response
+
+    @oauth.errorhandler(OAuthRefused)
+    def refused(error: OAuthRefused) -> Response:
+        status = STATUS[error.reason]
+        log.info("oauth", outcome=error.reason.value, status=status)
+        REQUESTS.labels(
+            f"/oauth/{'install' if request.path.endswith('install') else 'callback'}", error.reason.value
+        ).inc()
+        account = read_account(request.args.get("account", "")) or ""
+        return make_response(render_template("refused.html", reason=error.reason.value, account=account), status)
+
+    return oauth
+
+
+def _consume(room: OAuthRoom) -> PendingSignIn:
+    browser = request.cookies.get(BROWSER_COOKIE)
+    if not browser:
+        raise OAuthRefused(Refusal.SESSION_MISSING)
+    pending = room.accounts.consume_state(request.args.get("state", ""), browser=browser)
+    if pending is None:
+        raise OAuthRefused(Refusal.STATE_UNKNOWN)
+    return pending
+
+
+def _exchange(room: OAuthRoom, pending: PendingSignIn, code: str) -> TokenSet:
+    try:
+        answer = room.endpoint.exchange(pending.account, code=code)
+    except InvalidGrant as error:
+        raise OAuthRefused(Refusal.CODE_REFUSED) from error
+    except GorgiasError as error:
+        raise _unreachable(error) from error
+    return read_tokens(answer, now=room.now())
+
+
+def _connect(room: OAuthRoom, pending: PendingSignIn, tokens: TokenSet, identity: Identity) -> None:
+    """Keep the tokens, but only of the very account that was asked for and only of an admin; else give them back."""
+    try:
+        if tokens.refresh_token is None:
+            raise OAuthRefused(Refusal.OFFLINE_MISSING)
+        if tokens.scopes is not None and not tokens.scopes.issuperset(SCOPES):
+            raise OAuthRefused(Refusal.SCOPE_MISSING)
+        fresh = AccessToken(value=tokens.access_token)
+
+        def only_this(*, rejected: AccessToken | None = None) -> AccessToken:
+            if rejected is not None:
+                raise GorgiasError(GorgiasReason.UNAUTHORIZED, "Gorgias does not accept the token it just gave.")
+            return fresh
+
+        api = room.api_for(pending.account, only_this)
+        described: Any = api.get("/api/account")
+        if not isinstance(described, dict) or described.get("domain") != pending.account:
+            raise OAuthRefused(Refusal.ACCOUNT_MISMATCH)
+        role = read_role(api, identity.user_id)
+        if role not in ADMIN_ROLES:
+            raise OAuthRefused(Refusal.NOT_ADMIN)
+    except (OAuthRefused, GorgiasError) as error:
+        _give_back(room, pending.account, tokens)
+        raise error if isinstance(error, OAuthRefused) else _unreachable(error) from error
+    account = room.accounts.connect(pending.account, tokens=tokens, user_email=identity.email)
+    begin_session(identity, account_id=account.id, role=role, now=room.now())
+
+
+def _give_back(room: OAuthRoom, account: str, tokens: TokenSet) -> None:
+    if tokens.refresh_token is None:
+        return
+    try:
+        room.endpoint.revoke(account, token=tokens.refresh_token)
+    except GorgiasError:
+        log.warning("oauth", outcome="revoke_failed")
+
+
+def _sign_in(room: OAuthRoom, pending: PendingSignIn, identity: Identity) -> bool:
+    """Sign the person in with their role, read with the account's own token; False when that token is gone."""
+    account = room.accounts.named(pending.account)
+    if account is None or account.state is not AccountState.CONNECTED:
+        return False
+    try:
+        role = read_role(room.api_for(account.name, room.accounts.token_source(account.id)), identity.user_id)
+    except GorgiasError as error:
+        if lost_access(error):
+            room.accounts.withdraw(account.id, reason=error.reason.value)
+            return False
+        raise _unreachable(error) from error
+    begin_session(identity, account_id=account.id, role=role, now=room.now())
+    return True
+
+
+def _unreachable(error: GorgiasError) -> OAuthRefused:
+    if error.reason is GorgiasReason.BUSY:
+        return OAuthRefused(Refusal.GORGIAS_BUSY)
+    if error.reason is GorgiasReason.FORBIDDEN:
+        return OAuthRefused(Refusal.NOT_ADMIN)
+    if error.reason in (GorgiasReason.REFUSED, GorgiasReason.UNAUTHORIZED, GorgiasReason.BROKEN):
+        return OAuthRefused(Refusal.PROVIDER_ERROR)
+    return OAuthRefused(Refusal.GORGIAS_UNREACHABLE)

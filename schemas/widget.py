@@ -1,0 +1,115 @@
+"""An award request as the sidebar's button sends it: JSON, form or query, numbers as text, templates perhaps unresolved."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from marshmallow import EXCLUDE, Schema, ValidationError, fields
+
+from schemas.email import normalise, read_addresses
+
+MAX_POINTS = 9_999_999_999
+
+
+class RequestFault(StrEnum):
+    """What is wrong with a request, before anyone is asked."""
+
+    POINTS_INVALID = "points_invalid"
+    REQUEST_UNREADABLE = "request_unreadable"
+    TICKET_INVALID = "ticket_invalid"
+
+
+class BadRequest(Exception):
+    """The request cannot be understood. `reason` is the word, the text is the sentence for the agent."""
+
+    def __init__(self, reason: RequestFault, sentence: str) -> None:
+        super().__init__(sentence)
+        self.reason = reason
+
+
+class PointsField(fields.Field[int]):
+    """A plain ASCII whole number of 1 to 10 digits, at least 1; as JSON number or text, blanks around it allowed.
+
+    marshmallow's own Integer takes "1_000", "٥", 5.9 and 10**30 (measured in 4.x); its strict form refuses "5".
+    """
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
+        if isinstance(value, str) and re.fullmatch(r"[0-9]{1,10}", value.strip(" \t\r\n")):
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_POINTS:
+            raise ValidationError("must be a whole number from 1")
+        return value
+
+
+class TextField(fields.Field[str]):
+    """Text from a template: trimmed, NFC, on one line; empty when it is missing or arrived unresolved as `{{…}}`."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise ValidationError("Must be text.")
+        text = unicodedata.normalize("NFC", str(value))
+        text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+        return "" if "{{" in text or "}}" in text or text in ("None", "null", "undefined") else text
+
+
+class _AwardSchema(Schema):
+    class Meta:
+        # Gorgias may add fields of its own.
+        unknown = EXCLUDE
+
+    points = PointsField(required=True)
+    email = TextField(load_default="", allow_none=True)
+    ticket_id = TextField(load_default="", allow_none=True)
+    agent_email = TextField(load_default="", allow_none=True)
+    reason = TextField(load_default="", allow_none=True)
+    award_key = TextField(load_default="", allow_none=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AwardFields:
+    """What the button sent, read. `emails` are readings of one address, most likely first; others are empty if absent."""
+
+    points: int
+    emails: tuple[str, ...]
+    ticket_id: str
+    agent_email: str | None
+    reason: str
+    award_key: str
+
+
+def read_award(sent: Any) -> AwardFields:
+    """Read an award request. Raises BadRequest with a sentence that a person understands."""
+    if not isinstance(sent, Mapping):
+        raise BadRequest(
+            RequestFault.REQUEST_UNREADABLE,
+            "The button sent something we cannot read. Ask an admin to press Repair "
+            "on the connection's page. Nothing was added.",
+        )
+    try:
+        loaded: dict[str, Any] = _AwardSchema().load(sent)
+    except ValidationError as error:
+        if "points" in error.messages_dict:
+            raise BadRequest(
+                RequestFault.POINTS_INVALID,
+                "Enter the points as a whole number from 1, such as 50. Nothing was added.",
+            ) from error
+        raise BadRequest(
+            RequestFault.REQUEST_UNREADABLE,
+            f"The button sent an unreadable {' and '.join(sorted(error.messages_dict))}. Nothing was added.",
+        ) from error
+    text = {name: loaded[name] or "" for name in ("email", "ticket_id", "agent_email", "reason", "award_key")}
+    if text["ticket_id"] and not re.fullmatch(r"[0-9]{1,20}", text["ticket_id"]):
+        raise BadRequest(RequestFault.TICKET_INVALID, "The ticket's number is not a number. Nothing was added.")
+    return AwardFields(
+        points=loaded["points"],
+        emails=read_addresses([text["email"]]),
+        ticket_id=text["ticket_id"],
+        agent_email=normalise(text["agent_email"]),
+        reason=text["reason"][:200],
+        award_key=text["award_key"],
+    )

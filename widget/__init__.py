@@ -1,0 +1,1 @@
+"""What Gorgias calls, and what agents see."""

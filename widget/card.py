@@ -1,0 +1,57 @@
+"""The sidebar card as data: one flat object, the same keys whether the member exists or not.
+
+Gorgias stores it under the customer and hides a card without data, so the object is never empty; macros read its keys,
+so none is ever missing or null.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from loyalty.program import Member
+
+NOT_FOUND = "Customer not found"
+UNAVAILABLE = "Temporarily unavailable"
+
+
+def found(member: Member, *, award_key: str, show_date_of_birth: bool) -> dict[str, Any]:
+    """The card of a member."""
+    credit = member.store_credit_balance
+    return {
+        "loyalty_status": member.status.value.capitalize(),
+        "points_balance": member.points_balance,
+        "vip_tier_name": member.vip_tier_name or "",
+        "referral_url": member.referral_url or "",
+        "store_credit_balance": "" if credit is None else f"{credit:.2f}",
+        "lifetime_points": "" if member.lifetime_points is None else member.lifetime_points,
+        "points_expire_at": member.points_expire_at or "",
+        "date_of_birth": member.date_of_birth.isoformat() if show_date_of_birth and member.date_of_birth else "",
+        "recent_activity": [
+            {"when": _utc(activity.when), "what": activity.what, "points": activity.points}
+            for activity in member.recent_activity[:5]
+        ],
+        "as_of": _utc(member.as_of),
+        "award_key": award_key,
+    }
+
+
+def without_member(loyalty_status: str, *, now: datetime) -> dict[str, Any]:
+    """The card when there is nobody to show: `NOT_FOUND` or `UNAVAILABLE`."""
+    return {
+        "loyalty_status": loyalty_status,
+        "points_balance": "",
+        "vip_tier_name": "",
+        "referral_url": "",
+        "store_credit_balance": "",
+        "lifetime_points": "",
+        "points_expire_at": "",
+        "date_of_birth": "",
+        "recent_activity": [],
+        "as_of": _utc(now),
+        "award_key": "",
+    }
+
+
+def _utc(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

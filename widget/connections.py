@@ -1,0 +1,265 @@
+"""Connections: one helpdesk account showing one store, with its keys and the merchant's settings.
+
+A connection has two keys. The integration's opens only the lookup; the buttons' opens only awards, since helpdesk users
+may be able to read it. Both are found by hash and kept sealed, because repairing the placement writes them again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection as Transaction
+from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from loyalty.awards import Rules
+from loyalty.program import ProgramKind, Store
+from storage.database import Database
+from storage.sealing import RandomBytes, Sealer, hash_of
+from storage.tables import accounts, connection_keys, connections, stores
+
+
+class KeyPurpose(StrEnum):
+    """What a connection's key opens."""
+
+    LOOKUP = "lookup"
+    AWARD = "award"
+
+
+class ConnectionState(StrEnum):
+    """Whether the helpdesk shows the store."""
+
+    ACTIVE = "active"
+    REMOVED = "removed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placed:
+    """The ids of what we put into Gorgias for a connection, and the digest of what was put."""
+
+    integration_id: int | None = None
+    ticket_widget_id: int | None = None
+    customer_widget_id: int | None = None
+    macro_id: int | None = None
+    digest: str | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """One connection as stored. `presets` are points of ready-made buttons."""
+
+    id: int
+    account_id: int
+    account_name: str
+    store: Store
+    state: ConnectionState
+    rules: Rules
+    presets: tuple[int, ...]
+    show_date_of_birth: bool
+    placed: Placed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keys:
+    """The newest keys of a connection, in plain text: handle only to write them into Gorgias."""
+
+    lookup: str = field(repr=False)
+    award: str = field(repr=False)
+    ids: tuple[int, int]
+
+
+class Connections:
+    """All connections."""
+
+    def __init__(
+        self, database: Database, *, sealer: Sealer, now: Callable[[], datetime], random_bytes: RandomBytes
+    ) -> None:
+        self._database = database
+        self._sealer = sealer
+        self._now = now
+        self._random_bytes = random_bytes
+
+    def by_key(self, key: str, *, purpose: KeyPurpose) -> Connection | None:
+        """The active connection that `key` opens for `purpose`, or None."""
+        with self._database.read() as tx:
+            row = tx.execute(_BY_KEY, {"key_hash": hash_of(key), "purpose": purpose.value}).one_or_none()
+        return None if row is None else _connection(row)
+
+    def by_id(self, connection_id: int) -> Connection | None:
+        """The connection with this id, whatever its state."""
+        with self._database.read() as tx:
+            row = tx.execute(_CONNECTIONS.where(connections.c.id == connection_id)).one_or_none()
+        return None if row is None else _connection(row)
+
+    def of_account(self, account_id: int) -> list[Connection]:
+        """The account's active connections, oldest first."""
+        return self._select(connections.c.account_id == account_id)
+
+    def all(self) -> list[Connection]:
+        """Every active connection, oldest first."""
+        return self._select()
+
+    def _select(self, *conditions: Any) -> list[Connection]:
+        statement = _CONNECTIONS.where(connections.c.state == ConnectionState.ACTIVE, *conditions)
+        with self._database.read() as tx:
+            return [_connection(row) for row in tx.execute(statement.order_by(connections.c.id))]
+
+    def open(self, tx: Transaction, *, account_id: int, store: Store, rules: Rules) -> int:
+        """The id of the account's connection to `store`, made or taken up again; two callers at once get the same."""
+        insert_or_update = sqlite_insert if self._database.sqlite else postgresql_insert
+        connection_id: int = tx.execute(
+            insert_or_update(connections)
+            .values(
+                account_id=account_id,
+                store_id=store.id,
+                state=ConnectionState.ACTIVE,
+                reasons=list(rules.reasons),
+                presets=[],
+                show_date_of_birth=False,
+                created_at=self._now(),
+                **_limits(rules),
+            )
+            .on_conflict_do_update(
+                index_elements=[connections.c.account_id, connections.c.store_id],
+                set_={"state": ConnectionState.ACTIVE},
+            )
+            .returning(connections.c.id)
+        ).scalar_one()
+        # The row stays locked until the transaction ends: nobody else adds first keys at the same time.
+        if tx.scalar(select(connection_keys.c.id).where(connection_keys.c.connection_id == connection_id)) is None:
+            self.add_keys(tx, connection_id)
+        return connection_id
+
+    def save_settings(
+        self, connection_id: int, *, rules: Rules, presets: Sequence[int], show_date_of_birth: bool
+    ) -> None:
+        """Keep what the merchant has chosen."""
+        with self._database.write() as tx:
+            tx.execute(
+                update(connections)
+                .where(connections.c.id == connection_id)
+                .values(
+                    reasons=list(rules.reasons),
+                    presets=list(presets),
+                    show_date_of_birth=show_date_of_birth,
+                    **_limits(rules),
+                )
+            )
+
+    def save_placed(self, connection_id: int, **values: Any) -> None:
+        """Keep ids, digest or problem of the placement."""
+        with self._database.write() as tx:
+            tx.execute(update(connections).where(connections.c.id == connection_id).values(**values))
+
+    def remove(self, connection_id: int) -> None:
+        """The helpdesk no longer shows the store: keys die, ids are forgotten; store, ledger and awards stay."""
+        with self._database.write() as tx:
+            tx.execute(delete(connection_keys).where(connection_keys.c.connection_id == connection_id))
+            tx.execute(
+                update(connections)
+                .where(connections.c.id == connection_id)
+                .values(
+                    state=ConnectionState.REMOVED,
+                    integration_id=None,
+                    ticket_widget_id=None,
+                    customer_widget_id=None,
+                    macro_id=None,
+                    placed_digest=None,
+                    placement_problem=None,
+                )
+            )
+
+    def add_keys(self, tx: Transaction, connection_id: int) -> None:
+        """A new pair of keys; older ones go on working until `retire_keys`."""
+        for purpose in KeyPurpose:
+            key = f"td{purpose.value[0]}_{self._random_bytes(32).hex()}"
+            tx.execute(
+                insert(connection_keys).values(
+                    connection_id=connection_id,
+                    purpose=purpose,
+                    key_hash=hash_of(key),
+                    key_sealed=self._sealer.seal(key),
+                    created_at=self._now(),
+                )
+            )
+
+    def newest_keys(self, connection_id: int) -> Keys:
+        """The pair that belongs into Gorgias now."""
+        with self._database.read() as tx:
+            rows = tx.execute(
+                select(connection_keys)
+                .where(connection_keys.c.connection_id == connection_id)
+                .order_by(connection_keys.c.id)
+            ).all()
+        newest = {row.purpose: row for row in rows}
+        lookup, award = newest[KeyPurpose.LOOKUP], newest[KeyPurpose.AWARD]
+        return Keys(
+            lookup=self._sealer.open(lookup.key_sealed),
+            award=self._sealer.open(award.key_sealed),
+            ids=(lookup.id, award.id),
+        )
+
+    def retire_keys(self, connection_id: int, *, keep: Keys) -> None:
+        """End every key older than the pair that is in place."""
+        with self._database.write() as tx:
+            tx.execute(
+                delete(connection_keys).where(
+                    connection_keys.c.connection_id == connection_id,
+                    connection_keys.c.id < min(keep.ids),
+                )
+            )
+
+
+def _limits(rules: Rules) -> dict[str, Any]:
+    return {
+        "max_points_per_award": rules.max_points_per_award,
+        "max_points_per_agent_per_day": rules.max_points_per_agent_per_day,
+        "max_points_per_day": rules.max_points_per_day,
+        "allow_guests": rules.allow_guests,
+    }
+
+
+_CONNECTIONS = (
+    select(connections, accounts.c.name.label("account_name"), stores.c.program)
+    .join(accounts, accounts.c.id == connections.c.account_id)
+    .join(stores, stores.c.id == connections.c.store_id)
+)
+
+_BY_KEY = _CONNECTIONS.join(connection_keys, connection_keys.c.connection_id == connections.c.id).where(
+    connection_keys.c.key_hash == bindparam("key_hash"),
+    connection_keys.c.purpose == bindparam("purpose"),
+    connections.c.state == ConnectionState.ACTIVE.value,
+)
+
+
+def _connection(row: Any) -> Connection:
+    return Connection(
+        id=row.id,
+        account_id=row.account_id,
+        account_name=row.account_name,
+        store=Store(id=row.store_id, program=ProgramKind(row.program)),
+        state=ConnectionState(row.state),
+        rules=Rules(
+            max_points_per_award=row.max_points_per_award,
+            max_points_per_agent_per_day=row.max_points_per_agent_per_day,
+            max_points_per_day=row.max_points_per_day,
+            reasons=tuple(row.reasons),
+            allow_guests=row.allow_guests,
+        ),
+        presets=tuple(row.presets),
+        show_date_of_birth=row.show_date_of_birth,
+        placed=Placed(
+            integration_id=row.integration_id,
+            ticket_widget_id=row.ticket_widget_id,
+            customer_widget_id=row.customer_widget_id,
+            macro_id=row.macro_id,
+            digest=row.placed_digest,
+            problem=row.placement_problem,
+        ),
+    )

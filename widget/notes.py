@@ -1,0 +1,175 @@
+"""The internal note on the ticket after an award: who added how much, why, and under which operation id.
+
+Never in the agent's way: a job posts it and tries again for a day. The operation id is the message's `external_id`, so a
+note whose answer was lost is found again instead of posted twice. A new message also makes Gorgias fetch the card anew.
+Source: https://developers.gorgias.com/reference/create-ticket-message
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from html import escape
+from typing import Any
+
+from sqlalchemy import select, update
+
+from loyalty.awards import NoteState
+from oauth.accounts import Accounts
+from oauth.gorgias_api import GorgiasApi, GorgiasError, GorgiasReason
+from schemas.gorgias import Unreadable, read_external_id
+from storage.database import Database
+from storage.sealing import Sealer
+from storage.tables import awards
+from widget.connections import Connections, ConnectionState
+
+AGAIN_AFTER_S = (1, 2, 5, 15, 30, 60, 120, 300, 600, 1800, 3600)
+GIVE_UP_AFTER = timedelta(days=1)
+
+
+class NoteOutcome(StrEnum):
+    """How one attempt at a note ended; also why a note was given up."""
+
+    POSTED = "posted"
+    NOT_DUE = "not_due"
+    AGAIN = "again"
+    REFUSED = "refused"
+    FORBIDDEN = "forbidden"
+    TICKET_GONE = "ticket_gone"
+    CONNECTION_REMOVED = "connection_removed"
+    TOO_LATE = "too_late"
+
+
+_FINAL = {
+    GorgiasReason.REFUSED: NoteOutcome.REFUSED,
+    GorgiasReason.FORBIDDEN: NoteOutcome.FORBIDDEN,
+    GorgiasReason.NOT_FOUND: NoteOutcome.TICKET_GONE,
+    GorgiasReason.NOT_CONNECTED: NoteOutcome.CONNECTION_REMOVED,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoteResult:
+    """`again_at` is set when the note must be tried again."""
+
+    outcome: NoteOutcome
+    again_at: datetime | None = None
+
+
+class Notes:
+    """Posts the notes that are due."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        connections: Connections,
+        accounts: Accounts,
+        api_for: Callable[[int, str], GorgiasApi],
+        sealer: Sealer,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._database = database
+        self._connections = connections
+        self._accounts = accounts
+        self._api_for = api_for
+        self._sealer = sealer
+        self._now = now
+
+    def post(self, operation_id: str) -> NoteResult:
+        """One attempt at the note of this award. May run twice: the second finds the first one's note."""
+        with self._database.write() as tx:
+            award = tx.execute(
+                update(awards)
+                .where(awards.c.operation_id == operation_id, awards.c.note_state == NoteState.DUE)
+                .values(note_attempts=awards.c.note_attempts + 1)
+                .returning(awards)
+            ).one_or_none()
+        if award is None:
+            return NoteResult(outcome=NoteOutcome.NOT_DUE)
+        connection = self._connections.by_id(award.connection_id)
+        if connection is None or connection.state is not ConnectionState.ACTIVE:
+            return self._give_up(operation_id, NoteOutcome.CONNECTION_REMOVED)
+        api = self._api_for(connection.account_id, connection.account_name)
+        path = f"/api/tickets/{award.ticket_id}/messages"
+        try:
+            lost_before = award.note_attempts > 1
+            if not (lost_before and _is_posted(api, path, operation_id)):
+                api.post(path, self._body(award, sender=self._accounts.user_email(connection.account_id)))
+        except (GorgiasError, Unreadable) as error:
+            return self._after(error, award)
+        return self._posted(operation_id)
+
+    def _after(self, error: GorgiasError | Unreadable, award: Any) -> NoteResult:
+        now = self._now()
+        pause_s: float = AGAIN_AFTER_S[min(award.note_attempts, len(AGAIN_AFTER_S)) - 1]
+        if isinstance(error, GorgiasError):
+            if error.reason is GorgiasReason.CONFLICT:
+                return self._posted(award.operation_id)
+            if error.reason in _FINAL:
+                return self._give_up(award.operation_id, _FINAL[error.reason])
+            pause_s = max(pause_s, error.retry_after_s or 0)
+        if now - award.created_at > GIVE_UP_AFTER:
+            return self._give_up(award.operation_id, NoteOutcome.TOO_LATE)
+        return NoteResult(outcome=NoteOutcome.AGAIN, again_at=now + timedelta(seconds=pause_s))
+
+    def _posted(self, operation_id: str) -> NoteResult:
+        self._save(operation_id, note_state=NoteState.POSTED, note_reason=None)
+        return NoteResult(outcome=NoteOutcome.POSTED)
+
+    def _give_up(self, operation_id: str, outcome: NoteOutcome) -> NoteResult:
+        self._save(operation_id, note_state=NoteState.GIVEN_UP, note_reason=outcome)
+        return NoteResult(outcome=outcome)
+
+    def _save(self, operation_id: str, **values: Any) -> None:
+        with self._database.write() as tx:
+            tx.execute(update(awards).where(awards.c.operation_id == operation_id).values(**values))
+
+    def _body(self, award: Any, *, sender: str) -> dict[str, Any]:
+        text = note_text(
+            points=award.points,
+            reason=award.reason,
+            agent=None if award.agent_email_sealed is None else self._sealer.open(award.agent_email_sealed),
+            proven=award.agent_proof == "proven",
+            balance=award.balance_after,
+            operation_id=award.operation_id,
+        )
+        return {
+            "channel": "internal-note",
+            "via": "api",
+            "from_agent": True,
+            "public": False,
+            "sender": {"email": sender},
+            "body_text": text,
+            "body_html": escape(text).replace("\n", "<br>"),
+            "external_id": award.operation_id,
+        }
+
+    def forgotten(self, *, older_than: datetime, limit: int = 100) -> list[str]:
+        """Awards whose note is due although they were made before `older_than`: for the sweep."""
+        with self._database.read() as tx:
+            return list(
+                tx.scalars(
+                    select(awards.c.operation_id)
+                    .where(awards.c.note_state == NoteState.DUE, awards.c.created_at < older_than)
+                    .order_by(awards.c.created_at)
+                    .limit(limit)
+                )
+            )
+
+
+def note_text(*, points: int, reason: str, agent: str | None, proven: bool, balance: int, operation_id: str) -> str:
+    """The note, as plain text. `agent` is the name the button claimed unless `proven`."""
+    who = "An agent" if agent is None else agent if proven else f"{agent} (as the button says)"
+    did = f"added {points:,} points" if points > 0 else f"took back {-points:,} points"
+    lines = [f"Loyalty: {who} {did}. New balance: {balance:,} points."]
+    if reason:
+        lines.append(f"Reason: {reason}")
+    lines.append(f"Operation: {operation_id}")
+    return "\n".join(lines)
+
+
+def _is_posted(api: GorgiasApi, path: str, operation_id: str) -> bool:
+    return any(read_external_id(message) == operation_id for message in api.list(path))

@@ -1,0 +1,396 @@
+"""Puts a connection into Gorgias, repairs it and takes it out again.
+
+`ensure` leaves exactly one integration, two widgets and one macro, however often, from however many callbacks at once and
+after whatever half-finished attempt it runs: it works under a lease, finds what is ours by id or marker, removes
+doubles, updates by PUT (a new id would break merchants' macros) and keeps each id as soon as it is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+import structlog
+from sqlalchemy import or_, update
+
+from oauth.gorgias_api import GorgiasApi, GorgiasError, GorgiasReason
+from schemas.gorgias import Integration, Macro, Unreadable, Widget, read_integration, read_macro, read_widget
+from storage.database import Database
+from storage.sealing import RandomBytes
+from storage.tables import connections
+from widget.connections import Connection, Connections, Keys
+from widget.template import (
+    CONTEXTS,
+    KEY_HEADER,
+    TRIGGERS,
+    digest,
+    integration_body,
+    lookup_url,
+    macro_body,
+    macro_name,
+    marker,
+    widget_body,
+)
+
+# One ensure takes a dozen calls; each may wait for Gorgias' limit.
+LEASE = timedelta(minutes=3)
+WAIT_FOR_LEASE = timedelta(seconds=60)
+POLL_S = 0.1
+
+log = structlog.get_logger()
+
+
+class PlacementProblem(StrEnum):
+    """Why the placement is not complete."""
+
+    NOT_ADMIN = "not_admin"
+    NEEDS_REAUTH = "needs_reauth"
+    GORGIAS_BUSY = "gorgias_busy"
+    GORGIAS_UNREACHABLE = "gorgias_unreachable"
+    GORGIAS_REFUSED = "gorgias_refused"
+    IN_PROGRESS = "in_progress"
+
+
+class PlacementFailed(Exception):
+    """Gorgias is not as it should be. What was done is kept; `ensure` goes on from there."""
+
+    def __init__(self, problem: PlacementProblem, sentence: str) -> None:
+        super().__init__(sentence)
+        self.problem = problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing looked at. `remedy` is empty when all is well."""
+
+    id: str
+    well: bool
+    sentence: str
+    remedy: str = ""
+
+
+class Placement:
+    """Placements of every connection."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        connections: Connections,
+        api_for: Callable[[int, str], GorgiasApi],
+        public_url: str,
+        now: Callable[[], datetime],
+        sleep: Callable[[float], None],
+        random_bytes: RandomBytes,
+    ) -> None:
+        self._database = database
+        self._connections = connections
+        self._api_for = api_for
+        self._public_url = public_url
+        self._now = now
+        self._sleep = sleep
+        self._random_bytes = random_bytes
+
+    def ensure(self, connection_id: int, *, restore: bool = False) -> Connection:
+        """Bring Gorgias to where it should be; returns the connection as it is then. Raises PlacementFailed.
+
+        Merchants may edit our widgets: they are left as they are unless our side has changed or `restore` is asked.
+        When all is in place, keys older than the newest pair end.
+        """
+        with self._leased(connection_id):
+            connection = self._get(connection_id)
+            keys = self._connections.newest_keys(connection_id)
+            api = self._api_for(connection.account_id, connection.account_name)
+            try:
+                integration_id = self._ensure_integration(api, connection, keys=keys)
+                self._ensure_widgets(api, connection, integration_id=integration_id, keys=keys, restore=restore)
+                self._ensure_macro(api, connection, integration_id=integration_id)
+            except (GorgiasError, Unreadable) as error:
+                failed = _failed(error)
+                self._connections.save_placed(connection_id, placement_problem=failed.problem)
+                log.warning("placement", outcome=failed.problem.value, connection=connection_id)
+                raise failed from error
+            self._connections.save_placed(connection_id, placement_problem=None)
+            self._connections.retire_keys(connection_id, keep=keys)
+            log.info("placement", outcome="in_place", connection=connection_id)
+        return self._get(connection_id)
+
+    def rotate_keys(self, connection_id: int) -> Connection:
+        """New keys: in place in Gorgias first, and only then the old ones end. Raises PlacementFailed."""
+        with self._database.write() as tx:
+            self._connections.add_keys(tx, connection_id)
+        return self.ensure(connection_id)
+
+    def remove(self, connection_id: int) -> list[str]:
+        """Take everything out of Gorgias, tolerating what is gone; returns what is left to be deleted by hand."""
+        connection = self._get(connection_id)
+        api = self._api_for(connection.account_id, connection.account_name)
+        left: list[str] = []
+        placed = connection.placed
+        widget_ids = {placed.ticket_widget_id, placed.customer_widget_id}
+        integration_ids = {placed.integration_id}
+        macro_ids = {placed.macro_id}
+        try:
+            ours = self._find_integrations(api, connection)
+            integration_ids |= {integration.id for integration in ours}
+            for integration_id in integration_ids - {None}:
+                widget_ids |= {w.id for w in _widgets_of(api, integration_id) if w.integration_id == integration_id}
+            macro_ids |= {macro.id for macro in _macros_named(api, macro_name(connection))}
+        except (GorgiasError, Unreadable) as error:
+            log.warning("placement", outcome="search_failed", connection=connection_id, told=_failed(error).problem)
+        for kind, path, ids in (
+            ("Widget", "widgets", widget_ids),
+            ("HTTP integration", "integrations", integration_ids),
+            ("Macro", "macros", macro_ids),
+        ):
+            for object_id in sorted(ids - {None}, key=str):
+                try:
+                    api.delete(f"/api/{path}/{object_id}")
+                except GorgiasError as error:
+                    left.append(f"{kind} {object_id} ({error})")
+        self._connections.remove(connection_id)
+        log.info("placement", outcome="removed" if not left else "left_over", connection=connection_id)
+        return left
+
+    def inspect(self, connection: Connection) -> list[Finding]:
+        """Look whether everything is where it should be, without changing anything. Raises PlacementFailed."""
+        api = self._api_for(connection.account_id, connection.account_name)
+        placed = connection.placed
+        try:
+            findings = [self._inspect_integration(api, connection)]
+            for context, widget_id in zip(CONTEXTS, (placed.ticket_widget_id, placed.customer_widget_id), strict=True):
+                found = None if widget_id is None else api.find(f"/api/widgets/{widget_id}")
+                well = found is not None and not read_widget(found).disabled
+                findings.append(
+                    Finding(
+                        id=f"widget.{context}",
+                        well=well,
+                        sentence=f"The card for {context}s is in the sidebar."
+                        if well
+                        else f"The card for {context}s is missing in Gorgias.",
+                        remedy="" if well else "Press Repair.",
+                    )
+                )
+            found = None if placed.macro_id is None else api.find(f"/api/macros/{placed.macro_id}")
+            findings.append(
+                Finding(
+                    id="macro",
+                    well=found is not None,
+                    sentence="The ready-made macro is there."
+                    if found is not None
+                    else "The ready-made macro is missing in Gorgias.",
+                    remedy="" if found is not None else "Press Repair.",
+                )
+            )
+        except (GorgiasError, Unreadable) as error:
+            raise _failed(error) from error
+        return findings
+
+    def _inspect_integration(self, api: GorgiasApi, connection: Connection) -> Finding:
+        integration_id = connection.placed.integration_id
+        found = None if integration_id is None else api.find(f"/api/integrations/{integration_id}")
+        if found is None:
+            sentence = "The HTTP integration is missing in Gorgias."
+        else:
+            integration = read_integration(found)
+            keys = self._connections.newest_keys(connection.id)
+            if integration.disabled:
+                sentence = "Gorgias has switched the HTTP integration off."
+            elif not self._is_right(integration, keys=keys):
+                sentence = "The HTTP integration was changed in Gorgias."
+            else:
+                return Finding(
+                    id="integration",
+                    well=True,
+                    sentence="The HTTP integration is switched on and calls this service.",
+                )
+        return Finding(id="integration", well=False, sentence=sentence, remedy="Press Repair.")
+
+    def _ensure_integration(self, api: GorgiasApi, connection: Connection, *, keys: Keys) -> int:
+        body = integration_body(connection, keys=keys, public_url=self._public_url)
+        ours = self._find_integrations(api, connection)
+        kept = _keep_one(ours, connection.placed.integration_id)
+        for double in ours:
+            if kept is not None and double.id != kept.id:
+                for widget in _widgets_of(api, double.id):
+                    api.delete(f"/api/widgets/{widget.id}")
+                api.delete(f"/api/integrations/{double.id}")
+        if kept is None:
+            kept = read_integration(api.post("/api/integrations", body))
+        elif not self._is_right(kept, keys=keys) or kept.disabled:
+            api.put(f"/api/integrations/{kept.id}", body)
+        integration_id: int = kept.id
+        self._connections.save_placed(connection.id, integration_id=integration_id)
+        return integration_id
+
+    def _ensure_widgets(
+        self, api: GorgiasApi, connection: Connection, *, integration_id: int, keys: Keys, restore: bool
+    ) -> None:
+        bodies = {
+            context: widget_body(
+                connection,
+                context=context,
+                integration_id=integration_id,
+                keys=keys,
+                public_url=self._public_url,
+            )
+            for context in CONTEXTS
+        }
+        wanted = digest(*bodies.values())
+        stored = {
+            "ticket": connection.placed.ticket_widget_id,
+            "customer": connection.placed.customer_widget_id,
+        }
+        found = _widgets_of(api, integration_id)
+        for context, body in bodies.items():
+            ours = [widget for widget in found if widget.context == context]
+            kept = _keep_one(ours, stored[context])
+            for double in ours:
+                if kept is not None and double.id != kept.id:
+                    api.delete(f"/api/widgets/{double.id}")
+            if kept is None:
+                kept = read_widget(api.post("/api/widgets", body))
+            elif wanted != connection.placed.digest or kept.disabled or (restore and kept.template != body["template"]):
+                api.put(f"/api/widgets/{kept.id}", {**body, "deactivated_datetime": None})
+            self._connections.save_placed(connection.id, **{f"{context}_widget_id": kept.id})
+        self._connections.save_placed(connection.id, placed_digest=wanted)
+
+    def _ensure_macro(self, api: GorgiasApi, connection: Connection, *, integration_id: int) -> None:
+        body = macro_body(connection, integration_id=integration_id)
+        ours = list(_macros_named(api, macro_name(connection)))
+        stored = connection.placed.macro_id
+        if stored is not None and stored not in {macro.id for macro in ours}:
+            # Perhaps renamed by the merchant: it is still ours.
+            renamed = api.find(f"/api/macros/{stored}")
+            if renamed is not None:
+                ours.append(read_macro(renamed))
+        kept = _keep_one(ours, stored)
+        for double in ours:
+            if kept is not None and double.id != kept.id:
+                api.delete(f"/api/macros/{double.id}")
+        if kept is None:
+            kept = read_macro(api.post("/api/macros", body))
+        elif not any(f"integrations[{integration_id}]" in text for text in kept.texts):
+            api.put(f"/api/macros/{kept.id}", body)
+        self._connections.save_placed(connection.id, macro_id=kept.id)
+
+    def _find_integrations(self, api: GorgiasApi, connection: Connection) -> list[Integration]:
+        """Ours, by id or by marker, oldest first. Another Tallydesk in the same helpdesk has another address."""
+        found = map(read_integration, api.list("/api/integrations", type="http"))
+        begins = f"{self._public_url}/widget/customer"
+        return sorted(
+            (
+                integration
+                for integration in found
+                if integration.id == connection.placed.integration_id
+                or (integration.url.startswith(begins) and f"{marker(connection)}." in integration.description)
+            ),
+            key=lambda integration: integration.id,
+        )
+
+    def _is_right(self, integration: Integration, *, keys: Keys) -> bool:
+        return (
+            integration.url == lookup_url(self._public_url)
+            and integration.method.upper() == "GET"
+            and integration.triggers.issuperset(TRIGGERS)
+            # Gorgias may come to hide headers; then there is nothing to compare.
+            and (integration.headers is None or integration.headers.get(KEY_HEADER) == keys.lookup)
+        )
+
+    @contextmanager
+    def _leased(self, connection_id: int) -> Iterator[None]:
+        owner = self._random_bytes(12).hex()
+        give_up_at = self._now() + WAIT_FOR_LEASE
+        while not self._take_lease(connection_id, owner=owner):
+            if self._now() >= give_up_at:
+                raise PlacementFailed(
+                    PlacementProblem.IN_PROGRESS,
+                    "Someone else is setting up this connection. Try again in a minute.",
+                )
+            self._sleep(POLL_S)
+        try:
+            yield
+        finally:
+            with self._database.write() as tx:
+                tx.execute(
+                    update(connections)
+                    .where(connections.c.id == connection_id, connections.c.lease_owner == owner)
+                    .values(lease_owner=None, lease_until=None)
+                )
+
+    def _take_lease(self, connection_id: int, *, owner: str) -> bool:
+        now = self._now()
+        with self._database.write() as tx:
+            taken = tx.execute(
+                update(connections)
+                .where(
+                    connections.c.id == connection_id,
+                    or_(connections.c.lease_until.is_(None), connections.c.lease_until < now),
+                )
+                .values(lease_owner=owner, lease_until=now + LEASE)
+            )
+        return taken.rowcount == 1
+
+    def _get(self, connection_id: int) -> Connection:
+        connection = self._connections.by_id(connection_id)
+        if connection is None:
+            raise LookupError(f"no connection {connection_id}, and none is ever deleted")
+        return connection
+
+
+def _widgets_of(api: GorgiasApi, integration_id: int | None) -> list[Widget]:
+    found = map(read_widget, api.list("/api/widgets", integration_id=integration_id))
+    # Should Gorgias ever ignore the filter, nobody else's widget may be touched.
+    return sorted((w for w in found if w.integration_id == integration_id), key=lambda widget: widget.id)
+
+
+def _macros_named(api: GorgiasApi, name: str) -> list[Macro]:
+    return [macro for macro in map(read_macro, api.list("/api/macros")) if macro.name == name]
+
+
+def _keep_one(found: list[Any], stored_id: int | None) -> Any:
+    """The object whose id we know, else the oldest."""
+    for candidate in found:
+        if candidate.id == stored_id:
+            return candidate
+    return min(found, key=lambda candidate: candidate.id, default=None)
+
+
+def _failed(error: GorgiasError | Unreadable) -> PlacementFailed:
+    if isinstance(error, GorgiasError):
+        problem, sentence = _PROBLEMS.get(
+            error.reason,
+            (PlacementProblem.GORGIAS_REFUSED, f"{error} Press Repair to go on from where it stopped."),
+        )
+        return PlacementFailed(problem, sentence)
+    return PlacementFailed(PlacementProblem.GORGIAS_REFUSED, f"{error} Press Repair to try again.")
+
+
+_REAUTH = (
+    PlacementProblem.NEEDS_REAUTH,
+    "Gorgias no longer accepts our access. A helpdesk admin has to connect again.",
+)
+_UNREACHABLE = (
+    PlacementProblem.GORGIAS_UNREACHABLE,
+    "Gorgias did not answer. Press Repair in a minute: it goes on from where it stopped.",
+)
+_PROBLEMS = {
+    GorgiasReason.FORBIDDEN: (
+        PlacementProblem.NOT_ADMIN,
+        "Gorgias does not let the person who connected change integrations: only helpdesk admins may. "
+        "Ask an admin to connect again.",
+    ),
+    GorgiasReason.NEEDS_REAUTH: _REAUTH,
+    GorgiasReason.UNAUTHORIZED: _REAUTH,
+    GorgiasReason.NOT_CONNECTED: _REAUTH,
+    GorgiasReason.BUSY: (
+        PlacementProblem.GORGIAS_BUSY,
+        "Gorgias is limiting our calls right now. Press Repair in half a minute: it goes on from where it stopped.",
+    ),
+    GorgiasReason.UNREACHABLE: _UNREACHABLE,
+    GorgiasReason.BROKEN: _UNREACHABLE,
+}

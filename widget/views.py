@@ -1,0 +1,269 @@
+"""What Gorgias calls: the lookup behind the card and the award behind the button.
+
+The lookup always answers 200 with a non-empty object, whatever arrives and whatever is broken here: after a hundred
+failures in a row Gorgias disables the integration. 401 is for a wrong key alone. No session, no cookie, no write.
+Source: https://docs.gorgias.com/en-US/faq/broken-or-disconnected-http-integration
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from time import perf_counter
+from typing import Any
+
+import orjson
+import structlog
+from flask import Blueprint, Response, request
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from loyalty import award_key
+from loyalty.awards import AwardRefused, AwardRequest, AwardResult, Awards, Origin, Refusal, Status
+from loyalty.program import LoyaltyProgram, Member, ProgramKind
+from oauth.accounts import Accounts, AccountState
+from oauth.gorgias_api import origin_of
+from schemas.email import read_addresses
+from schemas.widget import AwardFields, BadRequest, RequestFault, read_award
+from settings import Settings
+from storage.database import unavailable_sentence
+from storage.sealing import CannotOpen, Hasher, RandomBytes
+from telemetry import AWARDS, REQUEST_SECONDS, REQUESTS
+from widget import card
+from widget.connections import Connection, Connections, KeyPurpose
+from widget.template import KEY_HEADER
+
+CUSTOMER, EARNINGS = "/widget/customer", "/widget/earnings"
+
+HTTP_STATUS = {
+    Refusal.MEMBER_NOT_FOUND: 404,
+    Refusal.MEMBER_MISMATCH: 409,
+    Refusal.KEY_REUSED: 409,
+}
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, kw_only=True)
+class WidgetRoom:
+    """What this room needs from the front door."""
+
+    settings: Settings
+    connections: Connections
+    accounts: Accounts
+    programs: dict[ProgramKind, LoyaltyProgram]
+    awards: Awards
+    hasher: Hasher
+    now: Callable[[], datetime]
+    random_bytes: RandomBytes
+
+
+def create_blueprint(room: WidgetRoom) -> Blueprint:
+    """`/widget/customer` and `/widget/earnings`."""
+    widget = Blueprint("widget", __name__, url_prefix="/widget")
+
+    @widget.get("/customer")
+    def customer() -> Response:
+        began = perf_counter()
+        outcome, status, answer, connection = _look_up(room)
+        response = _json(answer, status)
+        _allow_origin(room, response, connection)
+        REQUESTS.labels(CUSTOMER, outcome).inc()
+        REQUEST_SECONDS.labels(CUSTOMER).observe(perf_counter() - began)
+        log.info("lookup", outcome=outcome, status=status, ms=round((perf_counter() - began) * 1000, 2))
+        return response
+
+    @widget.post("/earnings")
+    def earnings() -> Response:
+        began = perf_counter()
+        outcome, status, answer, connection = _award(room)
+        response = _json(answer, status)
+        _allow_origin(room, response, connection)
+        AWARDS.labels(outcome).inc()
+        REQUESTS.labels(EARNINGS, outcome).inc()
+        REQUEST_SECONDS.labels(EARNINGS).observe(perf_counter() - began)
+        log.info("award", outcome=outcome, status=status, ms=round((perf_counter() - began) * 1000, 2),
+                 operation_id=answer.get("operation_id"))  # fmt: skip
+        return response
+
+    @widget.route("/customer", methods=["OPTIONS"])
+    @widget.route("/earnings", methods=["OPTIONS"])
+    def preflight() -> Response:
+        """Whether a browser in the helpdesk may call us: exactly the origin of an account we know."""
+        response = Response(status=204)
+        origin = request.headers.get("Origin", "")
+        if _is_known_origin(room, origin):
+            response.headers["Access-Control-Allow-Origin"] = origin
+            response.headers["Access-Control-Allow-Methods"] = "GET, POST"
+            response.headers["Access-Control-Allow-Headers"] = f"{KEY_HEADER}, Content-Type"
+            response.headers["Access-Control-Max-Age"] = "600"
+        response.headers["Vary"] = "Origin"
+        REQUESTS.labels("/widget", "preflight").inc()
+        return response
+
+    return widget
+
+
+Outcome = tuple[str, int, dict[str, Any], Connection | None]
+
+
+def _look_up(room: WidgetRoom) -> Outcome:
+    connection = None
+    try:
+        connection = room.connections.by_key(request.headers.get(KEY_HEADER, ""), purpose=KeyPurpose.LOOKUP)
+        if connection is None:
+            return "wrong_key", 401, _WRONG_KEY, None
+        addresses = read_addresses(request.args.getlist("email"))
+        member = _first_member(room, connection, addresses)
+    except (DBAPIError, PoolTimeout, CannotOpen) as error:
+        log.error("lookup", outcome="unavailable", kind=type(error).__name__)
+        return "unavailable", 200, card.without_member(card.UNAVAILABLE, now=room.now()), connection
+    except Exception:
+        # A bug of ours must not make Gorgias count failures; the traceback is for us.
+        log.exception("lookup", outcome="crashed")
+        return "crashed", 200, card.without_member(card.UNAVAILABLE, now=room.now()), connection
+    if member is None:
+        outcome = "not_found" if addresses else "no_address"
+        return outcome, 200, card.without_member(card.NOT_FOUND, now=room.now()), connection
+    key = award_key.mint(
+        hasher=room.hasher,
+        connection_id=connection.id,
+        member_hmac=room.hasher.email(member.email),
+        now=room.now(),
+        random_bytes=room.random_bytes,
+    )
+    return (
+        "found",
+        200,
+        card.found(member, award_key=key, show_date_of_birth=connection.show_date_of_birth),
+        connection,
+    )
+
+
+def _first_member(room: WidgetRoom, connection: Connection, addresses: tuple[str, ...]) -> Member | None:
+    program = room.programs[connection.store.program]
+    for address in addresses:
+        member = program.member(connection.store, email=address)
+        if member is not None:
+            return member
+    return None
+
+
+def _award(room: WidgetRoom) -> Outcome:
+    connection = None
+    try:
+        connection = room.connections.by_key(request.headers.get(KEY_HEADER, ""), purpose=KeyPurpose.AWARD)
+        if connection is None:
+            return "wrong_key", 401, _WRONG_KEY, None
+        fields = read_award(_sent())
+        result = room.awards.award(connection.store, request=_request(room, connection, fields), rules=connection.rules)
+    except BadRequest as error:
+        return error.reason.value, 422, _rejected(error.reason.value, str(error)), connection
+    except AwardRefused as error:
+        status = HTTP_STATUS.get(error.reason, 422)
+        return error.reason.value, status, _rejected(error.reason.value, str(error)), connection
+    except (DBAPIError, PoolTimeout, CannotOpen) as error:
+        sentence = _trouble(error)
+        log.error("award", outcome="unavailable", kind=type(error).__name__)
+        return "unavailable", 503, _rejected("unavailable", sentence), connection
+    return result.status.value, _ok_status(result), _answer(result), connection
+
+
+def _request(room: WidgetRoom, connection: Connection, fields: AwardFields) -> AwardRequest:
+    return AwardRequest(
+        emails=fields.emails,
+        points=fields.points,
+        reason=fields.reason,
+        key=award_key.verify(fields.award_key, hasher=room.hasher, connection_id=connection.id),
+        origin=Origin(
+            connection_id=connection.id,
+            channel="button",
+            ticket_id=fields.ticket_id,
+            agent_email=fields.agent_email,
+            # Helpdesk users may be able to read the button's key, so the name it sends is only claimed.
+            agent_proven=False,
+        ),
+    )
+
+
+def _sent() -> dict[str, Any]:
+    """What the button sent, wherever it put it: query, form or JSON; the later one wins."""
+    sent: dict[str, Any] = {**request.args.to_dict(), **request.form.to_dict()}
+    body = request.get_data(cache=True)
+    if request.is_json or (not request.form and body.lstrip().startswith(b"{")):
+        try:
+            loaded = orjson.loads(body or b"{}")
+        except orjson.JSONDecodeError:
+            loaded = None
+        if not isinstance(loaded, dict):
+            raise BadRequest(
+                RequestFault.REQUEST_UNREADABLE,
+                "The button sent something we cannot read. Ask an admin to press Repair on the connection's page. "
+                "Nothing was added.",
+            )
+        sent.update(loaded)
+    return sent
+
+
+def _trouble(error: DBAPIError | PoolTimeout | CannotOpen) -> str:
+    if isinstance(error, DBAPIError):
+        if error.connection_invalidated:
+            # The line may have broken after the commit: the double-click window guards a second press.
+            return "The database connection broke. Reload the ticket and look at the balance before you try again."
+        return f"{unavailable_sentence(error)} Nothing was added."
+    if isinstance(error, PoolTimeout):
+        return "Tallydesk is very busy. Try again in a moment. Nothing was added."
+    return f"{error} Nothing was added."
+
+
+def _ok_status(result: AwardResult) -> int:
+    return 202 if result.status is Status.BEING_CONFIRMED else 200
+
+
+def _answer(result: AwardResult) -> dict[str, Any]:
+    return {
+        "status": result.status.value,
+        "message": result.message,
+        "points_balance": result.points_balance,
+        "operation_id": result.operation_id,
+    }
+
+
+def _rejected(reason: str, sentence: str) -> dict[str, Any]:
+    return {"status": Status.REJECTED.value, "reason": reason, "message": sentence}
+
+
+_WRONG_KEY = _rejected(
+    "wrong_key",
+    "This key is not valid. Ask an admin to press Repair on the connection's page in Tallydesk.",
+)
+
+
+def _json(answer: dict[str, Any], status: int) -> Response:
+    response = Response(orjson.dumps(answer), status=status, mimetype="application/json")
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _allow_origin(room: WidgetRoom, response: Response, connection: Connection | None) -> None:
+    origin = request.headers.get("Origin")
+    if origin is None:
+        return
+    response.headers["Vary"] = "Origin"
+    if connection is not None and origin == origin_of(room.settings.gorgias_base(connection.account_name)):
+        response.headers["Access-Control-Allow-Origin"] = origin
+
+
+def _is_known_origin(room: WidgetRoom, origin: str) -> bool:
+    """Whether `origin` is what GORGIAS_URL gives for a connected account; never `*`."""
+    pattern = re.escape(origin_of(room.settings.gorgias_url)).replace(r"\{account\}", "([a-z0-9-]{1,63})")
+    found = re.fullmatch(pattern, origin)
+    if found is None:
+        return False
+    if not found.groups():
+        # The account stands in the path: every account has this very origin.
+        return True
+    account = room.accounts.named(found.group(1))
+    return account is not None and account.state is AccountState.CONNECTED
