@@ -1,4 +1,4 @@
-"""Maps job names to functions. Each may run twice; the state it serves is the truth, and a sweep finds what was lost."""
+"""Maps job names to functions. Each may run twice; the state it serves is the truth; a sweep finds what was lost."""
 
 from __future__ import annotations
 

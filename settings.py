@@ -1,7 +1,7 @@
 """Every setting of Tallydesk, read once from the environment (and `.env`) into one frozen object.
 
-All faults are reported at once, as sentences. *Development* means that the host of PUBLIC_URL is this machine (loopback):
-there the secrets are made once and kept under `var/`; anywhere else a missing or weak one stops the start.
+All faults are reported at once, as sentences. *Development* means that the host of PUBLIC_URL is this machine
+(loopback): there the secrets are made once and kept under `var/`; anywhere else a missing or weak one stops the start.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import secrets
 import tempfile
 from base64 import urlsafe_b64decode
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -245,9 +246,7 @@ def _development_secrets(path: Path) -> dict[str, str]:
             json.dump(made, draft)
             draft.flush()
             os.fsync(draft.fileno())
-            try:
+            with suppress(FileExistsError):
                 os.link(draft.name, path)
-            except FileExistsError:
-                pass
     kept: dict[str, str] = json.loads(path.read_text())
     return kept

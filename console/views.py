@@ -1,7 +1,7 @@
 """The merchant's pages. Server-rendered, work without JavaScript; every POST ends in 303.
 
-Anyone of the helpdesk who has signed in may look; only a helpdesk admin may change or disconnect, and their role is read
-again when it is older than fifteen minutes.
+Anyone of the helpdesk who has signed in may look; only a helpdesk admin may change or disconnect, and their role is
+read again when it is older than fifteen minutes.
 """
 
 from __future__ import annotations

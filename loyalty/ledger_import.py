@@ -152,8 +152,8 @@ def import_members(
         )
         while batch := list(islice(rows, BATCH_ROWS)):
             writer.write(batch)
-            progress(file.buffer.tell())
-        progress(file.buffer.tell())
+            progress(raw.tell())
+        progress(raw.tell())
     return ImportReport(
         rows=writer.created + writer.updated + writer.unchanged + rejects.count,
         created=writer.created,

@@ -1,7 +1,7 @@
 """Gorgias' REST API and token endpoint, over requests and Authlib.
 
-Bearer token with one forced renewal on 401, `Retry-After` obeyed as far as the caller's patience goes, cursor paging, no
-redirects (they would carry credentials elsewhere), bounded time and body. What goes wrong is a `GorgiasError` whose
+Bearer token with one forced renewal on 401, `Retry-After` obeyed as far as the caller's patience goes, cursor paging,
+no redirects (they would carry credentials elsewhere), bounded time and body. What goes wrong is a `GorgiasError` whose
 `reason` says what kind it is.
 
 Facts: https://developers.gorgias.com/reference/limitations, https://developers.gorgias.com/reference/errors,
@@ -114,7 +114,7 @@ def _hardened(session: requests.Session) -> requests.Session:
 
 
 class TokenEndpoint:
-    """The OAuth endpoints of every helpdesk, with our client's credentials. HTTP Basic and a form body, as documented."""
+    """The OAuth endpoints of every helpdesk, with our client's credentials: HTTP Basic and a form body."""
 
     def __init__(self, *, base_of: Callable[[str], str], client_id: str, client_secret: str, redirect_uri: str) -> None:
         self._base_of = base_of

@@ -1,4 +1,4 @@
-"""An award request as the sidebar's button sends it: JSON, form or query, numbers as text, templates perhaps unresolved."""
+"""An award request as the sidebar's button sends it: numbers as text, templates perhaps unresolved."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class _AwardSchema(Schema):
 
 @dataclass(frozen=True, kw_only=True)
 class AwardFields:
-    """What the button sent, read. `emails` are readings of one address, most likely first; others are empty if absent."""
+    """What the button sent, read. `emails` are readings of one address, most likely first; text may be empty."""
 
     points: int
     emails: tuple[str, ...]
