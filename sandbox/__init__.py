@@ -1,0 +1,23 @@
+"""A stand-in Gorgias helpdesk to run, look at and test against. See sandbox/README.md.
+
+    with Sandbox(client_id="…", client_secret="…", redirect_urls=["http://localhost:8000/oauth/callback"]) as
+    sandbox: sandbox.helpdesk("acme").create_customer("Mia Rossi", "mia@example.com")
+
+It imports nothing of the product that it stands opposite to.
+"""
+
+from sandbox.deliveries import ActionResult
+from sandbox.faults import FaultKind
+from sandbox.server import PortTaken, Received, Runtime, Sandbox
+from sandbox.state import Helpdesk, UnknownRecord
+
+__all__ = [
+    "ActionResult",
+    "FaultKind",
+    "Helpdesk",
+    "PortTaken",
+    "Received",
+    "Runtime",
+    "Sandbox",
+    "UnknownRecord",
+]
