@@ -50,10 +50,15 @@ def _ready_services() -> Services:
 @with_appcontext
 def db_upgrade() -> None:
     """Bring the database to this version's schema. Safe to repeat and to run twice at once."""
-    database = _services().database
+    services = _services()
+    database = services.database
     try:
         command.upgrade(database.alembic_config(), "head")
         database.require_current()
+        # Makes the root key now, so that no later transaction has to, and finds out whether the keys still fit.
+        services.hasher.email("")
+    except CannotOpen as error:
+        raise click.ClickException(str(error)) from error
     except DBAPIError as error:
         raise click.ClickException(unavailable_sentence(error)) from error
     except DatabaseUnavailable as error:

@@ -1,8 +1,8 @@
 """The engine behind everything: SQLite by default, PostgreSQL by DATABASE_URL, one SQL for both.
 
 SQLite runs in WAL with `synchronous=FULL`, so that what was acknowledged survives a power cut, and with
-`secure_delete`, so that what was erased is gone from the file. Writers take the write lock at once (BEGIN IMMEDIATE): a transaction that
-first reads and then writes would otherwise fail with "database is locked" without waiting.
+`secure_delete`, so that what was erased is gone from the file. Writers take the write lock at once (BEGIN IMMEDIATE):
+a transaction that first reads and then writes would otherwise fail with "database is locked" without waiting.
 """
 
 from __future__ import annotations

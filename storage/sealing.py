@@ -1,7 +1,7 @@
 """Secrets and personal data at rest: sealed with Fernet to be shown again, hashed with a key to be found again.
 
-The first of ENCRYPTION_KEYS seals, every one opens; `reseal_everything` moves all columns to the first one. The root key
-behind all HMACs is random, made once, kept sealed in the database; rotation re-seals it and never changes it.
+The first of ENCRYPTION_KEYS seals, every one opens; `reseal_everything` moves all columns to the first one. The root
+key behind all HMACs is random, made once, kept sealed in the database; rotation re-seals it and never changes it.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class Hasher:
 
 
 def load_hasher(database: Database, *, sealer: Sealer, random_bytes: RandomBytes) -> Hasher:
-    """The hasher of this database. The database is first asked when the first HMAC is needed, then raising
-    CannotOpen where the keys do not fit."""
+    """The hasher of this database. The database is first asked when the first HMAC is needed; that raises
+    CannotOpen where the keys do not fit, and must not happen inside a write transaction while there is no root key yet."""
     return Hasher(lambda: load_root_key(database, sealer=sealer, random_bytes=random_bytes))
 
 

@@ -1,7 +1,7 @@
 """The internal note on the ticket after an award: who added how much, why, and under which operation id.
 
-Never in the agent's way: a job posts it and tries again for a day. The operation id is the message's `external_id`, so a
-note whose answer was lost is found again instead of posted twice. A new message also makes Gorgias fetch the card anew.
+Never in the agent's way: a job posts it and tries again for a day. The operation id is the message's `external_id`, so
+a note whose answer was lost is found again instead of posted twice. A new message also makes Gorgias fetch the card anew.
 Source: https://developers.gorgias.com/reference/create-ticket-message
 """
 

@@ -1,7 +1,7 @@
 """Puts a connection into Gorgias, repairs it and takes it out again.
 
-`ensure` leaves exactly one integration, two widgets and one macro, however often, from however many callbacks at once and
-after whatever half-finished attempt it runs: it works under a lease, finds what is ours by id or marker, removes
+`ensure` leaves exactly one integration, two widgets and one macro, however often, from however many callbacks at once
+and after whatever half-finished attempt it runs: it works under a lease, finds what is ours by id or marker, removes
 doubles, updates by PUT (a new id would break merchants' macros) and keeps each id as soon as it is known.
 """
 

@@ -28,7 +28,7 @@ FIELDS = (
 
 
 def lookup_url(public_url: str) -> str:
-    """The integration's address. Put together as text: a URL library would encode the braces and end the substitution."""
+    """The integration's address. Put together as text: a URL library would encode the braces, ending substitution."""
     return public_url + "/widget/customer?email={{ticket.customer.email}}"
 
 
@@ -158,7 +158,7 @@ def _editable(key: str, *, label: str, kind: str, mandatory: bool, options: tupl
     """A value that the agent enters when the button is pressed.
 
     UNKNOWN at Gorgias: the shape of such an entry is in no public source. This is the one place that assumes it; build
-    a button by hand under "Edit widgets", read it with GET /api/widgets/{id}, and mend it here. Preset buttons need none.
+    a button by hand under "Edit widgets", read it with GET /api/widgets/{id}, mend it here. Preset buttons need none.
     """
     entry = {"key": key, "value": "", "label": label, "type": kind, "editable": True, "mandatory": mandatory}
     return {**entry, "options": list(options)} if options else entry

@@ -1,0 +1,146 @@
+"""The queue: a hint is kept once, run by one at a time, and comes back when its runner is lost."""
+
+from __future__ import annotations
+
+import threading
+from datetime import datetime, timedelta
+
+from sqlalchemy import func, select
+
+from storage.database import Database
+from storage.queue import Job, any_due, claim, defer, finish, put_back
+from storage.tables import jobs
+from tests.databases import Clock
+
+LEASE = timedelta(seconds=60)
+
+
+def test_asking_twice_is_asking_once(database: Database, clock: Clock) -> None:
+    _defer(database, "note", "op-1", run_at=clock())
+    _defer(database, "note", "op-1", run_at=clock() + LEASE)
+    _defer(database, "note", "op-2", run_at=clock() + LEASE)
+    assert _count(database) == 2
+    job = _claim(database, "me", clock)
+    assert job is not None
+    assert (job.name, job.ref, job.attempts) == ("note", "op-1", 1), "the first time asked for stands"
+
+
+def test_a_hint_lives_and_dies_with_the_state_it_serves(database: Database, clock: Clock) -> None:
+    """`defer` works in the caller's transaction: rolled back with it."""
+    with database.engine.connect() as tx:
+        defer(tx, "note", "op-1", run_at=clock())
+        tx.rollback()
+    assert _count(database) == 0
+
+
+def test_what_is_not_due_is_not_claimed(database: Database, clock: Clock) -> None:
+    _defer(database, "note", "op-1", run_at=clock() + timedelta(seconds=5))
+    assert _claim(database, "me", clock) is None
+    assert not _any_due(database, clock)
+    clock.advance(5)
+    assert _any_due(database, clock)
+    assert _claim(database, "me", clock) is not None
+
+
+def test_what_is_due_longest_is_claimed_first(database: Database, clock: Clock) -> None:
+    for ref, late in (("young", 1), ("old", 9), ("middle", 5)):
+        _defer(database, "note", ref, run_at=clock() - timedelta(seconds=late))
+    claimed = [_claim(database, "me", clock) for _ in range(4)]
+    assert [job and job.ref for job in claimed] == ["old", "middle", "young", None]
+
+
+def test_a_job_is_run_by_one_at_a_time(database: Database, clock: Clock) -> None:
+    """Four workers empty a queue of forty: each job goes to exactly one of them, and none is left behind."""
+    for number in range(40):
+        _defer(database, "note", f"op-{number}", run_at=clock())
+    barrier = threading.Barrier(4)
+    claimed: list[str] = []
+
+    def work(owner: str) -> None:
+        barrier.wait()
+        while job := _claim(database, owner, clock):
+            claimed.append(job.ref)
+
+    threads = [threading.Thread(target=work, args=(f"worker {number}",)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(claimed) == sorted(f"op-{number}" for number in range(40))
+
+
+def test_a_worker_takes_the_next_job_while_a_rival_is_taking_the_first(
+    postgres_database: Database, clock: Clock
+) -> None:
+    """Only PostgreSQL has several writers at once."""
+    for number in range(2):
+        _defer(postgres_database, "note", f"op-{number}", run_at=clock() + timedelta(seconds=number))
+    clock.advance(10)
+    with postgres_database.write() as first, postgres_database.write() as second:
+        one = claim(first, owner="one", now=clock(), lease=LEASE)
+        two = claim(second, owner="two", now=clock(), lease=LEASE)
+    assert one is not None
+    assert two is not None
+    assert (one.ref, two.ref) == ("op-0", "op-1")
+
+
+def test_a_lost_worker_loses_its_job_when_the_lease_ends(database: Database, clock: Clock) -> None:
+    _defer(database, "note", "op-1", run_at=clock())
+    lost = _claim(database, "lost", clock)
+    assert lost is not None
+    clock.advance(60)
+    assert _claim(database, "next", clock) is None, "the lease still holds"
+    clock.advance(1)
+    again = _claim(database, "next", clock)
+    assert again is not None
+    assert again.attempts == 2
+
+    with database.write() as tx:
+        finish(tx, lost, owner="lost")
+        put_back(tx, lost, owner="lost", run_at=clock())
+    assert _count(database) == 1, "who lost the lease has no say any more"
+    assert _claim(database, "third", clock) is None
+
+
+def test_a_finished_job_is_gone_and_may_be_asked_for_again(database: Database, clock: Clock) -> None:
+    _defer(database, "note", "op-1", run_at=clock())
+    job = _claim(database, "me", clock)
+    assert job is not None
+    with database.write() as tx:
+        finish(tx, job, owner="me")
+    assert _count(database) == 0
+    _defer(database, "note", "op-1", run_at=clock())
+    assert _any_due(database, clock)
+
+
+def test_a_job_that_is_put_back_waits_and_remembers_its_attempts(database: Database, clock: Clock) -> None:
+    _defer(database, "note", "op-1", run_at=clock())
+    job = _claim(database, "me", clock)
+    assert job is not None
+    with database.write() as tx:
+        put_back(tx, job, owner="me", run_at=clock() + timedelta(seconds=15))
+    assert _claim(database, "me", clock) is None
+    clock.advance(15)
+    again = _claim(database, "other", clock)
+    assert again is not None
+    assert again.attempts == 2
+
+
+def _defer(database: Database, name: str, ref: str, *, run_at: datetime) -> None:
+    with database.write() as tx:
+        defer(tx, name, ref, run_at=run_at)
+
+
+def _claim(database: Database, owner: str, clock: Clock) -> Job | None:
+    with database.write() as tx:
+        return claim(tx, owner=owner, now=clock(), lease=LEASE)
+
+
+def _any_due(database: Database, clock: Clock) -> bool:
+    with database.read() as tx:
+        return any_due(tx, now=clock())
+
+
+def _count(database: Database) -> int:
+    with database.read() as tx:
+        return tx.scalar(select(func.count()).select_from(jobs)) or 0
