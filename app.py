@@ -1,12 +1,8 @@
-"""The front door: `create_app` wires the rooms together, and nothing else knows them all."""
+"""The front door: `create_app` hands each room what it needs and puts them behind one address."""
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -21,115 +17,17 @@ import console.views
 import oauth.views
 import settings as configuration
 import widget.views
-from jobs import Jobs
-from loyalty.awards import Awards
-from loyalty.ledger import Ledger
-from loyalty.program import LoyaltyProgram, ProgramKind
-from oauth.accounts import Accounts
-from oauth.gorgias_api import GorgiasApi, TokenEndpoint, TokenSource, new_session, origin_of
+from oauth.gorgias_api import origin_of
 from oauth.sign_in import SESSION_LIFE
+from services import Services, build_services
 from settings import Settings, SettingsError
 from storage.database import Database, DatabaseUnavailable
-from storage.sealing import CannotOpen, Hasher, RandomBytes, Sealer, load_hasher
+from storage.sealing import CannotOpen, Sealer, load_hasher
 from telemetry import configure_logging, exposition
-from widget.connections import Connections
-from widget.notes import Notes
-from widget.placement import Placement
-from worker import Worker
 
 MAX_BODY = 16 * 1024
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Services:
-    """Everything a process works with. Building it opens no connection and reads no table."""
-
-    settings: Settings
-    database: Database
-    sealer: Sealer
-    hasher: Hasher
-    programs: dict[ProgramKind, LoyaltyProgram]
-    awards: Awards
-    endpoint: TokenEndpoint
-    accounts: Accounts
-    api_for: Callable[[str, TokenSource], GorgiasApi]
-    connections: Connections
-    placement: Placement
-    jobs: Jobs
-    worker: Worker
-    now: Callable[[], datetime]
-    random_bytes: RandomBytes
-
-
-def build_services(
-    settings: Settings,
-    *,
-    now: Callable[[], datetime] = lambda: datetime.now(UTC),
-    sleep: Callable[[float], None] = time.sleep,
-    random_bytes: RandomBytes = os.urandom,
-) -> Services:
-    """Wire the rooms for one process. Time, pauses and randomness come in here and nowhere else."""
-    database = Database(settings.database_url)
-    sealer = Sealer(settings.encryption_keys)
-    hasher = load_hasher(database, sealer=sealer, random_bytes=random_bytes)
-    programs: dict[ProgramKind, LoyaltyProgram] = {
-        ProgramKind.LEDGER: Ledger(database, sealer=sealer, hasher=hasher, public_url=settings.public_url, now=now)
-    }
-    awards = Awards(
-        database,
-        programs=programs,
-        sealer=sealer,
-        hasher=hasher,
-        now=now,
-        random_bytes=random_bytes,
-        double_click_window_s=settings.double_click_window_s,
-    )
-    endpoint = TokenEndpoint(
-        base_of=settings.gorgias_base,
-        client_id=settings.gorgias_client_id,
-        client_secret=settings.gorgias_client_secret,
-        redirect_uri=f"{settings.public_url}/oauth/callback",
-    )
-    accounts = Accounts(database, sealer=sealer, endpoint=endpoint, now=now, sleep=sleep, random_bytes=random_bytes)
-    session = new_session()
-
-    def api_for(account: str, token: TokenSource) -> GorgiasApi:
-        return GorgiasApi(settings.gorgias_base(account), token=token, session=session, sleep=sleep)
-
-    def api_of(account_id: int, account: str) -> GorgiasApi:
-        return api_for(account, accounts.token_source(account_id))
-
-    connections = Connections(database, sealer=sealer, now=now, random_bytes=random_bytes)
-    placement = Placement(
-        database,
-        connections=connections,
-        api_for=api_of,
-        public_url=settings.public_url,
-        now=now,
-        sleep=sleep,
-        random_bytes=random_bytes,
-    )
-    notes = Notes(database, connections=connections, accounts=accounts, api_for=api_of, sealer=sealer, now=now)
-    jobs = Jobs(database, notes=notes, now=now)
-    return Services(
-        settings=settings,
-        database=database,
-        sealer=sealer,
-        hasher=hasher,
-        programs=programs,
-        awards=awards,
-        endpoint=endpoint,
-        accounts=accounts,
-        api_for=api_for,
-        connections=connections,
-        placement=placement,
-        jobs=jobs,
-        worker=Worker(database, jobs=jobs, now=now, random_bytes=random_bytes),
-        now=now,
-        random_bytes=random_bytes,
-    )
 
 
 def create_app(services: Services | None = None) -> Flask:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import click
 from alembic import command
@@ -15,12 +15,10 @@ from sqlalchemy.exc import DBAPIError
 from loyalty import ledger
 from loyalty.ledger_import import ImportRefused, import_members
 from loyalty.program import Store
+from services import Services
 from storage.database import DatabaseUnavailable, unavailable_sentence
 from storage.sealing import CannotOpen, reseal_everything
 from widget.placement import PlacementFailed
-
-if TYPE_CHECKING:
-    from app import Services
 
 
 def register(app: Flask) -> None:
@@ -33,7 +31,7 @@ def register(app: Flask) -> None:
 
 
 def _services() -> Services:
-    return cast("Services", current_app.extensions["tallydesk"])
+    return cast(Services, current_app.extensions["tallydesk"])
 
 
 def _ready_services() -> Services:

@@ -15,10 +15,11 @@ import requests
 from sqlalchemy import update
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from app import Services, build_services, create_app
+from app import create_app
 from loyalty import ledger
 from loyalty.program import MemberStatus, Store
 from sandbox import Sandbox
+from services import Services, build_services
 from settings import Settings
 from storage.tables import members
 from tests.databases import FIRST_KEY, Clock, seeded_random_bytes
@@ -171,7 +172,6 @@ def running_house(database_url: str, *, clock: Clock, **overrides: Any) -> Itera
     server = make_server(
         "127.0.0.1", 0, lambda environ, start: apps[0](environ, start), threaded=True, request_handler=_Quiet
     )
-    server.daemon_threads = True
     url = f"http://localhost:{server.server_port}"
     for_sandbox = {k.removeprefix("sandbox_"): v for k, v in overrides.items() if k.startswith("sandbox_")}
     for_settings = {k: v for k, v in overrides.items() if not k.startswith("sandbox_")}

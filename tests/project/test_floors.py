@@ -14,7 +14,10 @@ import pytest
 from script.bootstrap import ROOT
 
 FLOORS = [
-    {"app", "cli", "worker"},
+    {"app"},
+    {"cli"},
+    {"services"},
+    {"worker"},
     {"jobs"},
     {"console", "oauth", "widget"},
     {"loyalty"},

@@ -195,3 +195,13 @@ def test_a_python_that_is_too_old_is_told_apart(
 @pytest.mark.parametrize("name", ["script/server", "script/test", "script/lock", ".ci/run"])
 def test_every_command_can_be_run(name: str) -> None:
     assert os.access(ROOT / name, os.X_OK)
+
+
+def test_a_missing_part_of_python_is_named_with_the_command_that_installs_it(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Debian keeps ensurepip in a package of its own. Without apt-get on the PATH nothing is installed here."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(Trouble, match="run `sudo apt-get install python3-venv`, then this again"):
+        set_up([NAME], checkout, quietly)
