@@ -149,10 +149,15 @@ def load(environment: Mapping[str, str], *, var: Path) -> Settings:
         try:
             made = _development_secrets(var / "secrets.json")
         except OSError as error:
-            made = {"SECRET_KEY": "", "ENCRYPTION_KEYS": ""}
             faults.append(
                 f"The folder {var} cannot be written ({error.strerror}): make it writable, "
                 "or set SECRET_KEY and ENCRYPTION_KEYS."
+            )
+        except (ValueError, TypeError, KeyError):
+            # Never made anew by itself: what was sealed with the lost keys would be lost with them.
+            faults.append(
+                f"The file {var / 'secrets.json'} is damaged: restore it, or delete it together with the database "
+                "beside it, whose secrets only it can open."
             )
         else:
             secret_key = secret_key or made["SECRET_KEY"]
@@ -248,5 +253,5 @@ def _development_secrets(path: Path) -> dict[str, str]:
             os.fsync(draft.fileno())
             with suppress(FileExistsError):
                 os.link(draft.name, path)
-    kept: dict[str, str] = json.loads(path.read_text())
-    return kept
+    kept = json.loads(path.read_text())
+    return {"SECRET_KEY": str(kept["SECRET_KEY"]), "ENCRYPTION_KEYS": str(kept["ENCRYPTION_KEYS"])}
