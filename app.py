@@ -10,6 +10,8 @@ import structlog
 from flask import Flask, Request, Response, make_response, render_template, request
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from flask_wtf import CSRFProtect
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException
 
 import cli
@@ -21,7 +23,7 @@ from oauth.gorgias_api import origin_of
 from oauth.sign_in import SESSION_LIFE
 from services import Services, build_services
 from settings import Settings, SettingsError
-from storage.database import Database, DatabaseUnavailable
+from storage.database import Database, DatabaseUnavailable, unavailable_sentence
 from storage.sealing import CannotOpen, Sealer, load_hasher
 from telemetry import configure_logging, exposition
 
@@ -39,7 +41,7 @@ def create_app(services: Services | None = None) -> Flask:
         configure_logging()
         try:
             services = build_services(configuration.from_environment())
-        except SettingsError as error:
+        except (SettingsError, DatabaseUnavailable) as error:
             raise click.ClickException(str(error)) from error
     settings = services.settings
     app = Flask(__name__, static_folder=None)
@@ -119,7 +121,7 @@ def why_not_ready() -> str | None:
     try:
         settings = configuration.from_environment()
         database = Database(settings.database_url)
-    except (SettingsError, OSError) as error:
+    except (SettingsError, DatabaseUnavailable, OSError) as error:
         return str(error)
     try:
         database.require_current()
@@ -180,6 +182,14 @@ def _add_answers_for_trouble(app: Flask) -> None:
             }
             return make_response(body, status)
         return make_response(render_template("error.html", status=status), status)
+
+    @app.errorhandler(DBAPIError)
+    @app.errorhandler(PoolTimeout)
+    def database_trouble(error: DBAPIError | PoolTimeout) -> Response:
+        """An expected failure: one line for the operator that says what to do, a page for the person."""
+        trouble = unavailable_sentence(error) if isinstance(error, DBAPIError) else "No database connection was free."
+        log.error("request", outcome="database_trouble", route=str(request.url_rule), trouble=trouble)
+        return make_response(render_template("error.html", status=503), 503)
 
     @app.errorhandler(Exception)
     def crashed(_: Exception) -> Response:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -34,18 +36,28 @@ def _services() -> Services:
     return cast(Services, current_app.extensions["tallydesk"])
 
 
-def _ready_services() -> Services:
-    """The services, once the database is known to have this version's schema."""
-    services = _services()
+@contextmanager
+def _in_sentences() -> Iterator[None]:
+    """What may go wrong in any command ends in a sentence and exit code 1, not in a traceback."""
     try:
-        services.database.require_current()
-    except DatabaseUnavailable as error:
+        yield
+    except (CannotOpen, DatabaseUnavailable) as error:
         raise click.ClickException(str(error)) from error
+    except DBAPIError as error:
+        raise click.ClickException(unavailable_sentence(error)) from error
+
+
+def _ready_services() -> Services:
+    """The services, once the database is known to have this version's schema and to open with our keys."""
+    services = _services()
+    services.database.require_current()
+    services.hasher.email("")
     return services
 
 
 @click.command("db-upgrade")
 @with_appcontext
+@_in_sentences()
 def db_upgrade() -> None:
     """Bring the database to this version's schema. Safe to repeat and to run twice at once."""
     services = _services()
@@ -55,12 +67,6 @@ def db_upgrade() -> None:
         database.require_current()
         # Makes the root key now, so that no later transaction has to, and finds out whether the keys still fit.
         services.hasher.email("")
-    except CannotOpen as error:
-        raise click.ClickException(str(error)) from error
-    except DBAPIError as error:
-        raise click.ClickException(unavailable_sentence(error)) from error
-    except DatabaseUnavailable as error:
-        raise click.ClickException(str(error)) from error
     except CommandError as error:
         raise click.ClickException(
             "The database was made by a newer version of Tallydesk. Start that version, "
@@ -71,6 +77,7 @@ def db_upgrade() -> None:
 
 @click.command("worker")
 @with_appcontext
+@_in_sentences()
 def run_worker() -> None:
     """Run the jobs: notes on tickets and what else need not keep an agent waiting. Stops cleanly on SIGTERM."""
     _ready_services().worker.run_forever()
@@ -84,6 +91,7 @@ members = AppGroup("members", help="Members of the embedded ledger.")
     "--connection", "connection_id", type=int, help="Which connection's store; needed when there are several."
 )
 @click.argument("file", type=click.Path(path_type=Path))
+@_in_sentences()
 def import_file(file: Path, connection_id: int | None) -> None:
     """Import members from FILE, a Shopify customer export (CSV). Safe to repeat."""
     services = _ready_services()
@@ -109,8 +117,6 @@ def import_file(file: Path, connection_id: int | None) -> None:
                 progress=progress,
             )
         except ImportRefused as error:
-            raise click.ClickException(str(error)) from error
-        except CannotOpen as error:
             raise click.ClickException(str(error)) from error
         except DBAPIError as error:
             raise click.ClickException(f"{unavailable_sentence(error)} Run the import again to go on.") from error
@@ -149,6 +155,7 @@ ledger_commands = AppGroup("ledger", help="The embedded ledger.")
 
 
 @ledger_commands.command("verify")
+@_in_sentences()
 def verify_ledger() -> None:
     """Prove the books: debits equal credits, and every balance is the sum of its entries."""
     services = _ready_services()
@@ -177,19 +184,18 @@ def rotate() -> None:
 
 @rotate.command("sealing")
 @with_appcontext
+@_in_sentences()
 def rotate_sealing() -> None:
     """Re-seal everything with the first of ENCRYPTION_KEYS; afterwards the others can be dropped."""
     services = _ready_services()
-    try:
-        count = reseal_everything(services.database, sealer=services.sealer)
-    except CannotOpen as error:
-        raise click.ClickException(str(error)) from error
+    count = reseal_everything(services.database, sealer=services.sealer)
     click.echo(f"Re-sealed {count:,} values. Every key but the first can now be removed from ENCRYPTION_KEYS.")
 
 
 @rotate.command("connection")
 @click.argument("connection_id", type=int, required=False)
 @with_appcontext
+@_in_sentences()
 def rotate_connection(connection_id: int | None) -> None:
     """Put new keys for a connection (or for every one) into Gorgias; then the old ones end."""
     services = _ready_services()

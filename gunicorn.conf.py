@@ -6,7 +6,9 @@ the root of the checkout: gunicorn -c gunicorn.conf.py "app:create_app()"
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import shutil
 import socket
 import sys
@@ -75,8 +77,19 @@ forwarded_allow_ips = "127.0.0.1,::1"
 # addresses.
 accesslog = None
 
+# The longest that gunicorn can be set to. A lookup that is refused counts towards the hundred failures after
+# which Gorgias disables the integration, and a long name in a foreign script, encoded twice, exceeds the default.
+limit_request_line = 8190
 
-def on_starting(_server: Any) -> None:
+
+def _without_what_was_sent(record: logging.LogRecord) -> bool:
+    """gunicorn would quote a request it cannot read: its line may hold an e-mail address, its headers a key."""
+    shown = r"^(Invalid request from ip=\S+: [^:]*|Error handling request).*"
+    record.msg, record.args = re.sub(shown, r"\1", record.getMessage(), flags=re.DOTALL), ()
+    return True
+
+
+def on_starting(server: Any) -> None:
     """In the master, before any worker: can this start work at all? And a fresh folder for metrics.
 
     With reuse_port it is the workers that open the port; on a taken one they would fail and be started again
@@ -86,6 +99,7 @@ def on_starting(_server: Any) -> None:
     prometheus_client chooses between memory and files when it is imported, so the folder comes before app.
     One folder per master: counters of an earlier run in it would be added to the new ones.
     """
+    server.log.error_log.addFilter(_without_what_was_sent)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

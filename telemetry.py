@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
+from collections.abc import MutableMapping
+from typing import Any
 
 import orjson
 import structlog
@@ -39,6 +42,14 @@ TOKEN_REFRESHES = Counter("tallydesk_token_refreshes", "Token refreshes, by outc
 AWARDS = Counter("tallydesk_awards", "Awards asked for, by outcome.", ["outcome"])
 
 
+_ADDRESS = re.compile(r"[^\s'\"<>()=,;:]+(@|%40)[^\s'\"<>()=,;:]+")
+
+
+def without_addresses(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """No e-mail leaves in a log line: the text of an unforeseen error may quote one."""
+    return {name: _ADDRESS.sub("…", value) if isinstance(value, str) else value for name, value in event.items()}
+
+
 def configure_logging() -> None:
     """One JSON line per event on standard error. Call once per process."""
     structlog.configure(
@@ -47,6 +58,7 @@ def configure_logging() -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            without_addresses,
             structlog.processors.JSONRenderer(serializer=orjson.dumps),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),

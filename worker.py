@@ -9,7 +9,9 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
+from queue import Empty, SimpleQueue
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -25,7 +27,9 @@ THREADS = 4
 LEASE = timedelta(minutes=2)
 IDLE_S = 0.5
 SWEEP_EVERY_S = 60.0
+TROUBLE_PAUSE_S = 2.0
 AFTER_CRASH = timedelta(seconds=30)
+MOST_AFTER_CRASH = timedelta(hours=1)
 
 log = structlog.get_logger()
 
@@ -40,7 +44,6 @@ class Worker:
         self._jobs = jobs
         self._now = now
         self._random_bytes = random_bytes
-        self._stopping = threading.Event()
 
     def run_one(self) -> bool:
         """Claim and run one job; False when nothing was due."""
@@ -63,7 +66,8 @@ class Worker:
         except Exception:
             # A bug must not lose the job: it is tried again, and the traceback is for us.
             log.exception("job", job=job.name, outcome="crashed", attempt=job.attempts)
-            outcome, again_at = "crashed", self._now() + AFTER_CRASH
+            pause = min(AFTER_CRASH * 2 ** min(job.attempts - 1, 10), MOST_AFTER_CRASH)
+            outcome, again_at = "crashed", self._now() + pause
         with self._database.write() as tx:
             if again_at is None:
                 finish(tx, job, owner=owner)
@@ -72,33 +76,35 @@ class Worker:
         JOBS.labels(job.name, outcome).inc()
         log.info("job", job=job.name, outcome=outcome, attempt=job.attempts)
 
-    def stop(self) -> None:
-        """Claim nothing more."""
-        self._stopping.set()
-
     def run_forever(self) -> None:
         """Run until SIGTERM or SIGINT; returns when what was running is finished."""
+        # A queue, because putting into it is the one thing that is safe wherever a signal strikes.
+        signals: SimpleQueue[int] = SimpleQueue()
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self.stop())
-        threads = [threading.Thread(target=self._loop, name=f"worker-{n}") for n in range(THREADS)]
+            signal.signal(number, lambda number, _: signals.put(number))
+        stopping = threading.Event()
+        threads = [threading.Thread(target=self._loop, args=(stopping,), name=f"worker-{n}") for n in range(THREADS)]
         for thread in threads:
             thread.start()
         log.info("worker", outcome="started")
-        while True:
+        while not stopping.is_set():
             self._guarded(self._jobs.sweep)
-            if self._stopping.wait(SWEEP_EVERY_S):
-                break
+            with suppress(Empty):
+                signals.get(timeout=SWEEP_EVERY_S)
+                stopping.set()
         for thread in threads:
             thread.join()
         log.info("worker", outcome="stopped")
 
-    def _loop(self) -> None:
-        while not self._stopping.is_set():
-            if not self._guarded(self.run_one):
-                self._stopping.wait(IDLE_S)
+    def _loop(self, stopping: threading.Event) -> None:
+        """Take one job after the other until `stopping`; nothing more is claimed then."""
+        while not stopping.is_set():
+            done = self._guarded(self.run_one)
+            if not done:
+                stopping.wait(TROUBLE_PAUSE_S if done is None else IDLE_S)
 
     def _guarded(self, step: Callable[[], object]) -> object:
-        """A database that is away for a while must not end the worker."""
+        """A database that is away for a while must not end the worker. None when it was."""
         try:
             return step()
         except SQLAlchemyError as error:

@@ -6,6 +6,7 @@ read again when it is older than fifteen minutes.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,6 +17,7 @@ from flask import Blueprint, abort, flash, redirect, render_template, request, s
 from flask.typing import ResponseReturnValue
 from flask_wtf import CSRFProtect
 from flask_wtf.csrf import CSRFError
+from sqlalchemy.exc import SQLAlchemyError
 
 from loyalty import ledger
 from loyalty.activity import PAGE, recent_awards
@@ -35,6 +37,9 @@ from widget import card
 from widget.connections import Connection, Connections, ConnectionState
 from widget.placement import Finding, Placement, PlacementFailed
 from widget.template import macro_variables
+
+# Characters of a refused settings form that are shown again; a cookie holds 4 kB in all.
+MAX_KEPT_FORM = 1_500
 
 log = structlog.get_logger()
 
@@ -76,12 +81,19 @@ def create_blueprint(room: ConsoleRoom) -> Blueprint:
     @console.before_request
     def protect() -> None:
         if request.method == "POST":
+            # First who it is: a form sent after the session ended deserves the true reason.
+            if request.endpoint != "console.sign_out":
+                _signed_in(room)
             room.csrf.protect()
 
-    @console.context_processor
+    # For every page, not only this room's: a refusal or an error has a header too.
+    @console.app_context_processor
     def who() -> dict[str, Any]:
-        visitor = current_visitor(now=room.now())
-        account = None if visitor is None else room.accounts.by_id(visitor.account_id)
+        try:
+            visitor, account = _signed_in(room)
+        except (SignInNeeded, SQLAlchemyError):
+            # The page that tells of trouble with the database must not itself fail for want of a name.
+            return {"visitor": None, "account": None}
         return {"visitor": visitor, "account": account}
 
     @console.after_request
@@ -149,8 +161,11 @@ def create_blueprint(room: ConsoleRoom) -> Blueprint:
             form = read_connection_form(request.form)
         except BadForm as error:
             for fault in error.faults:
-                flash(fault, "error")
-            flash("Nothing was saved.", "error")
+                flash(fault, "fault")
+            typed = {name: value for name, value in request.form.items() if name != "csrf_token"}
+            # The session is a cookie, and browsers drop large ones: better to lose what was typed than the session.
+            if len(json.dumps(typed)) <= MAX_KEPT_FORM:
+                session["typed_settings"] = {"connection_id": connection_id, **typed}
             return redirect(url_for("console.connection", connection_id=connection_id, _anchor="settings"), code=303)
         room.connections.save_settings(
             connection_id,
@@ -232,7 +247,8 @@ def create_blueprint(room: ConsoleRoom) -> Blueprint:
 
     @console.post("/oauth/disconnect")
     def disconnect() -> ResponseReturnValue:
-        _, account = _admin(room)
+        # Leaving must be possible when our access is gone already.
+        _, account = _admin(room, last_known_role=True)
         left: list[str] = []
         for found in room.connections.of_account(account.id):
             left += room.placement.remove(found.id)
@@ -295,14 +311,16 @@ def _signed_in(room: ConsoleRoom) -> tuple[Visitor, Account]:
     return visitor, account
 
 
-def _admin(room: ConsoleRoom) -> tuple[Visitor, Account]:
-    """The signed-in admin. Raises SignInNeeded, AdminNeeded or RoleUnreadable."""
+def _admin(room: ConsoleRoom, *, last_known_role: bool = False) -> tuple[Visitor, Account]:
+    """The signed-in admin. Raises SignInNeeded, AdminNeeded or RoleUnreadable.
+
+    Without access to Gorgias there is no role to read. With `last_known_role` the one read last counts then.
+    """
     visitor, account = _signed_in(room)
     try:
         visitor = with_fresh_role(visitor, api=room.api_for(account.id, account.name), now=room.now())
     except GorgiasError as error:
-        # Without access there is no role to read; disconnecting must work all the same for who was admin at sign-in.
-        if not lost_access(error):
+        if not (last_known_role and lost_access(error)):
             raise RoleUnreadable from error
     if not visitor.is_admin:
         raise AdminNeeded
@@ -355,11 +373,29 @@ def _connection_page(
         variables={} if integration_id is None else macro_variables(integration_id),
         tested_email=tested_email,
         tested_card=tested_card,
-        storefront_url=ledger.read_storefront(room.database, connection.store),
+        typed=_typed_settings(room, connection),
         helpdesk=room.settings.gorgias_base(account.name),
         recent=recent_awards(room.database, sealer=room.sealer, connection_id=connection.id, limit=5),
         may_change=visitor.is_admin,
     )
+
+
+def _typed_settings(room: ConsoleRoom, connection: Connection) -> dict[str, Any]:
+    """What the settings form shows: what was just typed and could not be kept, else what is kept."""
+    typed: dict[str, Any] = session.pop("typed_settings", {})
+    if typed.get("connection_id") == connection.id:
+        return typed
+    rules = connection.rules
+    return {
+        "max_points_per_award": rules.max_points_per_award,
+        "max_points_per_agent_per_day": rules.max_points_per_agent_per_day,
+        "max_points_per_day": rules.max_points_per_day,
+        "presets": ", ".join(map(str, connection.presets)),
+        "reasons": "\n".join(rules.reasons),
+        "allow_guests": rules.allow_guests,
+        "show_date_of_birth": connection.show_date_of_birth,
+        "storefront_url": ledger.read_storefront(room.database, connection.store),
+    }
 
 
 def _card_for(room: ConsoleRoom, connection: Connection, typed: str) -> dict[str, Any]:

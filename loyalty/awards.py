@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from base64 import b32encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, exists, func, insert, select, update
 
 from loyalty.award_key import AwardKey
 from loyalty.program import (
@@ -24,6 +25,7 @@ from loyalty.program import (
     Member,
     MemberStatus,
     NewPointsEvent,
+    PointsEvent,
     ProgramKind,
     Store,
     UnknownMember,
@@ -175,41 +177,27 @@ class Awards:
             self._database.lock(tx, f"connection {request.origin.connection_id}")
             self._database.lock(tx, f"member {store.id} {member_hmac}")
             earlier, key_is_free = self._earlier(tx, asked, now=now)
-            if earlier is not None:
-                return self._told_again(earlier, member, request=request, now=now)
-            _check_request(request, rules)
-            _check_member(member, rules)
-            self._check_caps(tx, asked, rules=rules, now=now)
-            operation_id = self._new_operation_id()
-            self._write_intent(
-                tx,
-                store,
-                operation_id=operation_id,
-                email=member.email,
-                asked=asked,
-                award_key_nonce=request.key.nonce if request.key and key_is_free else None,
-                now=now,
-            )
-            try:
-                event = self._programs[store.program].add_points(
+            if earlier is None:
+                _check_request(request, rules)
+                _check_member(member, rules)
+                self._check_caps(tx, asked, rules=rules, now=now)
+                event = self._book(
+                    tx,
                     store,
-                    event=NewPointsEvent(
-                        operation_id=operation_id,
-                        email=member.email,
-                        points=request.points,
-                        what=request.reason or "Added by support",
-                    ),
-                    within=tx,
+                    email=member.email,
+                    asked=asked,
+                    what=request.reason or "Added by support",
+                    award_key_nonce=request.key.nonce if request.key and key_is_free else None,
+                    now=now,
                 )
-            except UnknownMember as error:
-                # Gone between reading and booking; leaving the block undoes the intent too.
-                raise _member_not_found() from error
-            self._settle(tx, operation_id, balance=event.points_balance, now=now)
+        if earlier is not None:
+            # Read again: what the first press added was not there yet when both read the member at once.
+            return self._told_again(earlier, self._find_member(store, request), request=request, now=now)
         return AwardResult(
             status=Status.APPLIED,
             message=f"Added {_points(request.points)}. New balance: {_points(event.points_balance)}.",
             points_balance=event.points_balance,
-            operation_id=operation_id,
+            operation_id=event.operation_id,
         )
 
     def undo(self, *, operation_id: str, origin: Origin) -> AwardResult:
@@ -245,11 +233,9 @@ class Awards:
             email = self._sealer.open(row.member_email_sealed)
             reason = f"Undo of {operation_id}"
             request = AwardRequest(emails=(email,), points=-row.points, origin=origin, reason=reason)
-            undo_id = self._new_operation_id()
-            self._write_intent(
+            event = self._book(
                 tx,
                 store,
-                operation_id=undo_id,
                 email=email,
                 asked=_Asked(
                     member_hmac=row.member_hmac,
@@ -257,26 +243,15 @@ class Awards:
                     fingerprint=self._fingerprint(request, row.member_hmac),
                     request=request,
                 ),
+                what=reason,
                 reverses=operation_id,
                 now=now,
             )
-            event = self._programs[store.program].add_points(
-                store,
-                event=NewPointsEvent(
-                    operation_id=undo_id,
-                    email=email,
-                    points=-row.points,
-                    what=reason,
-                    reverses=operation_id,
-                ),
-                within=tx,
-            )
-            self._settle(tx, undo_id, balance=event.points_balance, now=now)
         return AwardResult(
             status=Status.APPLIED,
             message=f"Took back {_points(row.points)}. New balance: {_points(event.points_balance)}.",
             points_balance=event.points_balance,
-            operation_id=undo_id,
+            operation_id=event.operation_id,
         )
 
     def _find_member(self, store: Store, request: AwardRequest) -> Member:
@@ -291,12 +266,15 @@ class Awards:
                     "Set the customer's e-mail in the ticket and try again. Nothing was added.",
                 )
             emails = (email,)
-        elif request.key is not None and request.key.member_hmac not in map(self._hasher.email, emails):
-            raise AwardRefused(
-                Refusal.MEMBER_MISMATCH,
-                "The card belongs to another customer than this ticket. "
-                "Reload the ticket and press the button again. Nothing was added.",
-            )
+        elif request.key is not None:
+            # Of several readings the card's is the one that was shown.
+            emails = tuple(email for email in emails if self._hasher.email(email) == request.key.member_hmac)
+            if not emails:
+                raise AwardRefused(
+                    Refusal.MEMBER_MISMATCH,
+                    "The card belongs to another customer than this ticket. "
+                    "Reload the ticket and press the button again. Nothing was added.",
+                )
         for email in emails:
             member = program.member(store, email=email)
             if member is not None:
@@ -304,18 +282,21 @@ class Awards:
         raise _member_not_found()
 
     def _earlier(self, tx: Connection, asked: _Asked, *, now: datetime) -> tuple[Any, bool]:
-        """The earlier award that this request repeats, or None; and whether its key may still be recorded."""
+        """The earlier award that this request repeats, or None; and whether its key may still be recorded.
+
+        An award that was rejected or undone added nothing: it stands in nobody's way.
+        """
         request = asked.request
         if request.key is not None:
             used = tx.execute(
-                select(awards).where(
+                select(awards, _STANDS.label("stands")).where(
                     awards.c.connection_id == request.origin.connection_id,
                     awards.c.award_key_nonce == request.key.nonce,
                 )
             ).one_or_none()
             if used is None:
                 return None, True
-            if now - used.created_at < self._window or used.state not in SETTLED:
+            if used.stands and (now - used.created_at < self._window or used.state not in SETTLED):
                 if used.fingerprint != asked.fingerprint:
                     raise AwardRefused(
                         Refusal.KEY_REUSED,
@@ -333,8 +314,7 @@ class Awards:
                 awards.c.agent_hmac == asked.agent_hmac,
                 awards.c.reverses.is_(None),
                 (awards.c.created_at > now - self._window) | awards.c.state.not_in(SETTLED),
-                awards.c.state != AwardState.REJECTED,
-                ~_undone(),
+                _STANDS,
             )
             .order_by(awards.c.created_at.desc())
             .limit(1)
@@ -345,21 +325,22 @@ class Awards:
         if earlier.state not in SETTLED:
             return AwardResult(
                 status=Status.BEING_CONFIRMED,
-                message=f"These {_points(earlier.points)} are being confirmed. Do not add them again.",
+                message=f"The award of {_points(earlier.points)} is being confirmed; do not add it again. "
+                f"Last known balance: {_points(member.points_balance)}.",
                 points_balance=member.points_balance,
                 operation_id=earlier.operation_id,
             )
-        wait_s = max(1, int((earlier.created_at + self._window - now).total_seconds()) + 1)
+        wait_s = max(1, math.ceil((earlier.created_at + self._window - now).total_seconds()))
         again = (
             "To add them once more on purpose, reload the ticket and press the button again"
             if request.key is not None
-            else f"To add them once more on purpose, press the button again in {wait_s} seconds"
+            else f"To add them once more on purpose, press the button again in {_counted(wait_s, 'second')}"
         )
         return AwardResult(
             status=Status.ALREADY_APPLIED,
             message=(
-                f"Already added: these {_points(earlier.points)} were added a moment ago. "
-                f"Balance: {_points(member.points_balance)}. {again}."
+                f"Already added a moment ago: {_points(earlier.points)}, "
+                f"the balance is {_points(member.points_balance)}. {again}."
             ),
             points_balance=member.points_balance,
             operation_id=earlier.operation_id,
@@ -372,9 +353,8 @@ class Awards:
         today = select(func.coalesce(func.sum(awards.c.points), 0)).where(
             awards.c.connection_id == request.origin.connection_id,
             awards.c.created_at >= midnight,
-            awards.c.state != AwardState.REJECTED,
             awards.c.reverses.is_(None),
-            ~_undone(),
+            _STANDS,
         )
         by_agent = int(tx.scalar(today.where(awards.c.agent_hmac == asked.agent_hmac)) or 0)
         if by_agent + request.points > rules.max_points_per_agent_per_day:
@@ -394,6 +374,41 @@ class Awards:
                 "on the connection's page, or go on tomorrow. Nothing was added.",
             )
 
+    def _book(
+        self,
+        tx: Connection,
+        store: Store,
+        *,
+        email: str,
+        asked: _Asked,
+        what: str,
+        now: datetime,
+        award_key_nonce: str | None = None,
+        reverses: str | None = None,
+    ) -> PointsEvent:
+        """Intent, points event and outcome, in one transaction."""
+        operation_id = self._new_operation_id()
+        self._write_intent(
+            tx,
+            store,
+            operation_id=operation_id,
+            email=email,
+            asked=asked,
+            award_key_nonce=award_key_nonce,
+            reverses=reverses,
+            now=now,
+        )
+        points = NewPointsEvent(
+            operation_id=operation_id, email=email, points=asked.request.points, what=what, reverses=reverses
+        )
+        try:
+            event = self._programs[store.program].add_points(store, event=points, within=tx)
+        except UnknownMember as error:
+            # Gone between reading and booking; leaving the transaction undoes the intent too.
+            raise _member_not_found() from error
+        self._settle(tx, operation_id, balance=event.points_balance, now=now)
+        return event
+
     def _write_intent(
         self,
         tx: Connection,
@@ -403,8 +418,8 @@ class Awards:
         email: str,
         asked: _Asked,
         now: datetime,
-        award_key_nonce: str | None = None,
-        reverses: str | None = None,
+        award_key_nonce: str | None,
+        reverses: str | None,
     ) -> None:
         origin = asked.request.origin
         agent = origin.agent_email
@@ -509,10 +524,16 @@ def _program_of(tx: Connection, store_id: int) -> ProgramKind:
     return ProgramKind(tx.execute(select(stores.c.program).where(stores.c.id == store_id)).scalar_one())
 
 
-def _undone() -> ColumnElement[bool]:
-    later = awards.alias("later")
-    return exists().where(later.c.reverses == awards.c.operation_id)
+_undo = awards.alias("undo")
+# Neither rejected nor undone: such an award counts towards limits and makes another press a repetition.
+_STANDS: ColumnElement[bool] = and_(
+    awards.c.state != AwardState.REJECTED, ~exists().where(_undo.c.reverses == awards.c.operation_id)
+)
 
 
 def _points(points: int) -> str:
-    return f"{points:,} point" if abs(points) == 1 else f"{points:,} points"
+    return _counted(points, "point")
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}" if abs(number) == 1 else f"{number:,} {what}s"

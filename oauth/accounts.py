@@ -230,7 +230,7 @@ class Accounts:
                 try:
                     return self._refresh(row, owner=owner)
                 except GorgiasError as error:
-                    if usable and error.reason is not GorgiasReason.NEEDS_REAUTH:
+                    if usable and error.reason not in (GorgiasReason.NEEDS_REAUTH, GorgiasReason.NOT_CONNECTED):
                         return self._opened(row)
                     raise
             if usable:
@@ -307,13 +307,10 @@ class Accounts:
         return AccessToken(value=tokens.access_token, version=row.token_version + 1)
 
     def _after_invalid_grant(self, row: Any, *, owner: str) -> AccessToken:
-        """Refused: either a sibling was faster, then its token serves, or the access was withdrawn."""
-        newer = self._read(row.id)
-        if newer.token_version != row.token_version:
-            return self._opened(newer)
+        """Refused: access was withdrawn, unless newer tokens were stored meanwhile. Then nothing is written here, and
+        reading once more finds them. Raises GorgiasError."""
         TOKEN_REFRESHES.labels("invalid_grant").inc()
         self._store(row, owner=owner, state=AccountState.NEEDS_REAUTH, state_reason="invalid_grant")
-        self._read(row.id)  # raises, unless someone connected anew in this very moment
         return self.access_token(row.id)
 
     def _store(self, row: Any, *, owner: str, **values: Any) -> bool:

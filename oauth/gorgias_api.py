@@ -11,15 +11,16 @@ https://developers.gorgias.com/changelog/deprecation-offset-based-pagination
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from http.cookiejar import DefaultCookiePolicy
+from io import BytesIO
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import orjson
 import requests
-from authlib.integrations.base_client import OAuthError
 from authlib.integrations.requests_client import OAuth2Session
 from requests.adapters import HTTPAdapter
 from urllib3 import Retry
@@ -132,6 +133,7 @@ class TokenEndpoint:
                 redirect_uri=self._redirect_uri,
                 timeout=TIMEOUTS_S,
                 allow_redirects=False,
+                stream=True,
             )
         )
 
@@ -143,12 +145,13 @@ class TokenEndpoint:
                 refresh_token=refresh_token,
                 timeout=TIMEOUTS_S,
                 allow_redirects=False,
+                stream=True,
             )
         )
 
     def revoke(self, account: str, *, token: str) -> None:
         """Revoke a refresh token; one that is gone already is fine. Raises GorgiasError."""
-        try:
+        with suppress(InvalidGrant):
             self._call(
                 lambda session: _checked(
                     session.revoke_token(
@@ -156,11 +159,10 @@ class TokenEndpoint:
                         token=token,
                         timeout=TIMEOUTS_S,
                         allow_redirects=False,
+                        stream=True,
                     )
                 )
             )
-        except InvalidGrant:
-            return
 
     def _call(self, call: Callable[[OAuth2Session], Any]) -> Mapping[str, Any]:
         session = OAuth2Session(
@@ -169,27 +171,39 @@ class TokenEndpoint:
             token_endpoint_auth_method="client_secret_basic",
             revocation_endpoint_auth_method="client_secret_basic",
         )
+        for answered in ("access_token_response", "refresh_token_response"):
+            session.register_compliance_hook(answered, _checked)
         try:
             with _hardened(session):
                 answer = call(session)
-        except OAuthError as error:
-            if error.error == "invalid_grant":
-                raise InvalidGrant from error
-            reason = GorgiasReason.REFUSED if isinstance(error.error, str) else GorgiasReason.BUSY
-            raise GorgiasError(reason, f"Gorgias refused the token request ({_short(error.error)}).") from error
-        except requests.HTTPError as error:
-            status = error.response.status_code
-            raise GorgiasError(GorgiasReason.UNREACHABLE, f"Gorgias answered {status}.", status=status) from error
-        except requests.RequestException as error:
+        except (requests.RequestException, OSError, _PROTOCOL_ERROR) as error:
             raise GorgiasError(GorgiasReason.UNREACHABLE, "Gorgias cannot be reached.", maybe_done=True) from error
-        except ValueError as error:
-            raise GorgiasError(GorgiasReason.BROKEN, "Gorgias gave an answer that is not JSON.") from error
+        except (ValueError, TypeError, OverflowError) as error:
+            raise GorgiasError(GorgiasReason.BROKEN, "Gorgias gave tokens in a shape we cannot read.") from error
         return answer if isinstance(answer, Mapping) else {}
 
 
-def _checked(response: requests.Response) -> None:
-    if response.status_code >= 500:
-        response.raise_for_status()
+def _checked(response: requests.Response) -> requests.Response:
+    """A good answer of the token endpoint, a JSON object. Raises InvalidGrant or GorgiasError for any other.
+
+    Authlib looks at the word `error` alone and reads a body of any size. What 401, 403 and 404 say here is about our
+    client, not about the account's tokens: to take it for lost access would disconnect every account at once.
+    """
+    with response:
+        content = response.raw.read(MAX_BODY + 1, decode_content=True)
+    told = _load(response, content)
+    error = told.get("error") if isinstance(told, dict) else None
+    if error == "invalid_grant":
+        raise InvalidGrant
+    status = response.status_code
+    if error or not 200 <= status < 300:
+        raise GorgiasError(
+            GorgiasReason.REFUSED, f"Gorgias refused the token request{_error_text(told)}.", status=status
+        )
+    if told is not None and not isinstance(told, dict):
+        raise GorgiasError(GorgiasReason.BROKEN, "Gorgias gave tokens in a shape we cannot read.", status=status)
+    response.raw = BytesIO(content if told else b"{}")
+    return response
 
 
 class GorgiasApi:
@@ -319,6 +333,19 @@ class GorgiasApi:
 
 def _read_answer(response: requests.Response, content: bytes) -> Any:
     """The JSON of a good answer (None when it has no body). Raises GorgiasError for any other."""
+    told = _load(response, content)
+    status = response.status_code
+    if 200 <= status < 300:
+        return told
+    # A redirect says nothing about the request (a gateway in maintenance, perhaps): worth another try later.
+    other = GorgiasReason.BROKEN if status < 400 else GorgiasReason.REFUSED
+    reason = _BY_STATUS.get(status, other)
+    raise GorgiasError(reason, f"Gorgias answered {status}{_error_text(told)}.", status=status)
+
+
+def _load(response: requests.Response, content: bytes) -> Any:
+    """The JSON of an answer, good or not; None when there is none. Raises GorgiasError for what has nothing to do with
+    the request: 429, 5xx, too large a body, and a good status with something else than JSON."""
     status = response.status_code
     if len(content) > MAX_BODY:
         raise GorgiasError(GorgiasReason.BROKEN, "Gorgias' answer is too large.", status=status, maybe_done=True)
@@ -333,8 +360,6 @@ def _read_answer(response: requests.Response, content: bytes) -> Any:
                 maybe_done=True,
             ) from None
         told = None
-    if 200 <= status < 300:
-        return told
     sentence = f"Gorgias answered {status}{_error_text(told)}."
     if status == 429:
         raise GorgiasError(
@@ -345,7 +370,7 @@ def _read_answer(response: requests.Response, content: bytes) -> Any:
         )
     if status >= 500:
         raise GorgiasError(GorgiasReason.UNREACHABLE, sentence, status=status, maybe_done=True)
-    raise GorgiasError(_BY_STATUS.get(status, GorgiasReason.REFUSED), sentence, status=status)
+    return told
 
 
 _BY_STATUS = {
@@ -358,7 +383,7 @@ _BY_STATUS = {
 
 def _seconds(header: str | None) -> float | None:
     try:
-        return min(max(float(header or ""), 0.05), 3600.0)
+        return min(max(float(header or ""), 1.0), 3600.0)
     except ValueError:
         return None
 

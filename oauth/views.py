@@ -12,11 +12,12 @@ from datetime import datetime
 from typing import Any
 
 import structlog
-from flask import Blueprint, make_response, redirect, render_template, request, url_for
+from flask import Blueprint, make_response, redirect, render_template, request
 from flask.typing import ResponseReturnValue
 from flask.wrappers import Response
+from werkzeug.wrappers import Response as BaseResponse
 
-from oauth.accounts import Accounts, AccountState, PendingSignIn, Purpose
+from oauth.accounts import STATE_LIFE, Accounts, AccountState, PendingSignIn, Purpose
 from oauth.gorgias_api import (
     AccessToken,
     GorgiasApi,
@@ -96,30 +97,8 @@ def create_blueprint(room: OAuthRoom) -> Blueprint:
             raise OAuthRefused(Refusal.NOT_CONFIGURED)
         known = room.accounts.named(account)
         connected = known is not None and known.state is AccountState.CONNECTED
-        browser = request.cookies.get(BROWSER_COOKIE) or room.random_bytes(32).hex()
         purpose = Purpose.SIGN_IN if connected else Purpose.CONNECT
-        state, nonce = room.accounts.remember_state(account=account, purpose=purpose, browser=browser)
-        response = redirect(
-            authorize_url(
-                room.settings.gorgias_base(account),
-                client_id=room.settings.gorgias_client_id,
-                redirect_uri=room.redirect_uri,
-                scopes=SIGN_IN_SCOPES if connected else tuple(SCOPES),
-                state=state,
-                nonce=nonce,
-            ),
-            code=303,
-        )
-        response.set_cookie(
-            BROWSER_COOKIE,
-            browser,
-            max_age=600,
-            path="/oauth",
-            secure=room.settings.public_url.startswith("https://"),
-            httponly=True,
-            # Lax: the way back from Gorgias is a top-level navigation and must carry it.
-            samesite="Lax",
-        )
+        response = _send_away(room, account, purpose)
         REQUESTS.labels("/oauth/install", purpose.value).inc()
         return response
 
@@ -133,22 +112,15 @@ def create_blueprint(room: OAuthRoom) -> Blueprint:
         if not code:
             raise OAuthRefused(Refusal.CODE_MISSING)
         tokens = _exchange(room, pending, code)
-        identity = read_identity(
-            tokens.id_token,
-            issuer=room.settings.gorgias_base(pending.account),
-            client_id=room.settings.gorgias_client_id,
-            nonce=pending.nonce,
-            now=room.now(),
-        )
         response = redirect("/connections/", code=303)
         if pending.purpose is Purpose.CONNECT:
-            _connect(room, pending, tokens, identity)
+            _connect(room, pending, tokens)
             outcome = "connected"
-        elif _sign_in(room, pending, identity):
+        elif _sign_in(room, pending, tokens):
             outcome = "signed_in"
         else:
-            # The stored access is gone: go round once more, now asking for everything.
-            response = redirect(url_for("oauth.install", account=pending.account), code=303)
+            # Once more, now asking for everything. That way never leads back here, so it cannot go round in circles.
+            response = _send_away(room, pending.account, Purpose.CONNECT)
             outcome = "reconnecting"
         log.info("oauth", outcome=outcome)
         REQUESTS.labels("/oauth/callback", outcome).inc()
@@ -161,10 +133,37 @@ def create_blueprint(room: OAuthRoom) -> Blueprint:
         REQUESTS.labels(
             f"/oauth/{'install' if request.path.endswith('install') else 'callback'}", error.reason.value
         ).inc()
-        account = read_account(request.args.get("account", "")) or ""
-        return make_response(render_template("refused.html", reason=error.reason.value, account=account), status)
+        return make_response(render_template("refused.html", reason=error.reason.value), status)
 
     return oauth
+
+
+def _send_away(room: OAuthRoom, account: str, purpose: Purpose) -> BaseResponse:
+    """To the consent page of this helpdesk, with a state that only this browser can bring back."""
+    browser = request.cookies.get(BROWSER_COOKIE) or room.random_bytes(32).hex()
+    state, nonce = room.accounts.remember_state(account=account, purpose=purpose, browser=browser)
+    response = redirect(
+        authorize_url(
+            room.settings.gorgias_base(account),
+            client_id=room.settings.gorgias_client_id,
+            redirect_uri=room.redirect_uri,
+            scopes=tuple(SCOPES) if purpose is Purpose.CONNECT else SIGN_IN_SCOPES,
+            state=state,
+            nonce=nonce,
+        ),
+        code=303,
+    )
+    response.set_cookie(
+        BROWSER_COOKIE,
+        browser,
+        max_age=int(STATE_LIFE.total_seconds()),
+        path="/oauth",
+        secure=room.settings.public_url.startswith("https://"),
+        httponly=True,
+        # Lax: the way back from Gorgias is a top-level navigation and must carry it.
+        samesite="Lax",
+    )
+    return response
 
 
 def _consume(room: OAuthRoom) -> PendingSignIn:
@@ -183,13 +182,24 @@ def _exchange(room: OAuthRoom, pending: PendingSignIn, code: str) -> TokenSet:
     except InvalidGrant as error:
         raise OAuthRefused(Refusal.CODE_REFUSED) from error
     except GorgiasError as error:
-        raise _unreachable(error) from error
+        raise _refusal(error) from error
     return read_tokens(answer, now=room.now())
 
 
-def _connect(room: OAuthRoom, pending: PendingSignIn, tokens: TokenSet, identity: Identity) -> None:
+def _identify(room: OAuthRoom, pending: PendingSignIn, tokens: TokenSet) -> Identity:
+    return read_identity(
+        tokens.id_token,
+        issuer=room.settings.gorgias_base(pending.account),
+        client_id=room.settings.gorgias_client_id,
+        nonce=pending.nonce,
+        now=room.now(),
+    )
+
+
+def _connect(room: OAuthRoom, pending: PendingSignIn, tokens: TokenSet) -> None:
     """Keep the tokens, but only of the very account that was asked for and only of an admin; else give them back."""
     try:
+        identity = _identify(room, pending, tokens)
         if tokens.refresh_token is None:
             raise OAuthRefused(Refusal.OFFLINE_MISSING)
         if tokens.scopes is not None and not tokens.scopes.issuperset(SCOPES):
@@ -203,15 +213,18 @@ def _connect(room: OAuthRoom, pending: PendingSignIn, tokens: TokenSet, identity
 
         api = room.api_for(pending.account, only_this)
         described: Any = api.get("/api/account")
-        if not isinstance(described, dict) or described.get("domain") != pending.account:
+        if not isinstance(described, dict) or read_account(str(described.get("domain"))) != pending.account:
             raise OAuthRefused(Refusal.ACCOUNT_MISMATCH)
         role = read_role(api, identity.user_id)
         if role not in ADMIN_ROLES:
             raise OAuthRefused(Refusal.NOT_ADMIN)
-    except (OAuthRefused, GorgiasError) as error:
+        account = room.accounts.connect(pending.account, tokens=tokens, user_email=identity.email)
+    except Exception as error:
+        # Whatever happened, a full disk too: what is not kept here must not stay alive there.
         _give_back(room, pending.account, tokens)
-        raise error if isinstance(error, OAuthRefused) else _unreachable(error) from error
-    account = room.accounts.connect(pending.account, tokens=tokens, user_email=identity.email)
+        if isinstance(error, GorgiasError):
+            raise _refusal(error) from error
+        raise
     begin_session(identity, account_id=account.id, role=role, now=room.now())
 
 
@@ -224,8 +237,9 @@ def _give_back(room: OAuthRoom, account: str, tokens: TokenSet) -> None:
         log.warning("oauth", outcome="revoke_failed")
 
 
-def _sign_in(room: OAuthRoom, pending: PendingSignIn, identity: Identity) -> bool:
-    """Sign the person in with their role, read with the account's own token; False when that token is gone."""
+def _sign_in(room: OAuthRoom, pending: PendingSignIn, tokens: TokenSet) -> bool:
+    """Sign the person in with their role, read with the account's own token; False when that token does not serve."""
+    identity = _identify(room, pending, tokens)
     account = room.accounts.named(pending.account)
     if account is None or account.state is not AccountState.CONNECTED:
         return False
@@ -235,16 +249,20 @@ def _sign_in(room: OAuthRoom, pending: PendingSignIn, identity: Identity) -> boo
         if lost_access(error):
             room.accounts.withdraw(account.id, reason=error.reason.value)
             return False
-        raise _unreachable(error) from error
+        if error.reason is GorgiasReason.FORBIDDEN:
+            # It acts for whoever connected, and Gorgias no longer lets them read users; notes may go on.
+            return False
+        raise _refusal(error) from error
     begin_session(identity, account_id=account.id, role=role, now=room.now())
     return True
 
 
-def _unreachable(error: GorgiasError) -> OAuthRefused:
-    if error.reason is GorgiasReason.BUSY:
-        return OAuthRefused(Refusal.GORGIAS_BUSY)
-    if error.reason is GorgiasReason.FORBIDDEN:
-        return OAuthRefused(Refusal.NOT_ADMIN)
-    if error.reason in (GorgiasReason.REFUSED, GorgiasReason.UNAUTHORIZED, GorgiasReason.BROKEN):
-        return OAuthRefused(Refusal.PROVIDER_ERROR)
-    return OAuthRefused(Refusal.GORGIAS_UNREACHABLE)
+def _refusal(error: GorgiasError) -> OAuthRefused:
+    return OAuthRefused(_REFUSALS.get(error.reason, Refusal.PROVIDER_ERROR))
+
+
+_REFUSALS = {
+    GorgiasReason.BUSY: Refusal.GORGIAS_BUSY,
+    GorgiasReason.FORBIDDEN: Refusal.NOT_ADMIN,
+    GorgiasReason.UNREACHABLE: Refusal.GORGIAS_UNREACHABLE,
+}

@@ -449,7 +449,9 @@ class _Gate:
         environ["wsgi.input"] = io.BytesIO(body)
         _, account, rest = ["", *environ["PATH_INFO"].lstrip("/").split("/", 1), ""][:3]
         if account not in self._accounts:
-            return self._app(environ, start_response)
+            status, headers, page = self._run(environ)
+            start_response(status, headers)
+            return [page]
         received = Received(
             account=account,
             method=environ["REQUEST_METHOD"],

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from schemas.widget import MAX_POINTS
+from schemas.widget import one_line
 
+MAX_POINTS = 2_000_000_000
 MAX_REASONS = 20
 MAX_PRESETS = 6
 
@@ -42,16 +43,20 @@ def read_connection_form(form: Mapping[str, Any]) -> ConnectionForm:
     def points(name: str, label: str) -> int:
         number = _whole(str(form.get(name, "")))
         if number is None:
-            faults.append(f"{label} must be a whole number from 1 to 2,000,000,000.")
+            faults.append(f"{label} must be a whole number from 1 to {MAX_POINTS:,}.")
         return number or 0
 
     per_award = points("max_points_per_award", "Points per award")
     per_agent = points("max_points_per_agent_per_day", "Points per agent and day")
     per_day = points("max_points_per_day", "Points per day")
 
-    reasons = tuple(dict.fromkeys(_lines(str(form.get("reasons", "")))))
+    # Read as the button's reason is read, so that what an agent picks is found on the list.
+    lines = [line for line in str(form.get("reasons", "")).splitlines() if line.strip()]
+    reasons = tuple(dict.fromkeys(map(one_line, lines)))
     if len(reasons) > MAX_REASONS or any(len(reason) > 60 for reason in reasons):
         faults.append(f"Reasons: at most {MAX_REASONS}, one on each line, up to 60 characters each.")
+    if "" in reasons:
+        faults.append("Reasons: each must be plain words, without {{ or }}.")
 
     texts = [text for text in re.split(r"[\s,;]+", str(form.get("presets", ""))) if text]
     numbers = [_whole(text) for text in texts]
@@ -62,7 +67,7 @@ def read_connection_form(form: Mapping[str, Any]) -> ConnectionForm:
         faults.append("Presets: none may exceed the points per award.")
 
     storefront = str(form.get("storefront_url", "")).strip()
-    if storefront and not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", storefront):
+    if storefront and not re.fullmatch(r"https?://[\w.-]+(:[0-9]{1,5})?(/[^\s?#\\<>\"\x00-\x1f\x7f]*)?", storefront):
         faults.append("Shop address: a full address such as https://shop.example.com, without a query.")
     if len(storefront) > 300:
         faults.append("Shop address: up to 300 characters.")
@@ -82,11 +87,7 @@ def read_connection_form(form: Mapping[str, Any]) -> ConnectionForm:
 
 
 def _whole(text: str) -> int | None:
-    plain = text.strip().replace(",", "")
-    if not re.fullmatch(r"[0-9]{1,10}", plain):
+    if not re.fullmatch(r"[0-9]{1,10}|[0-9]{1,3}(,[0-9]{3}){1,3}", text.strip(" \t\r\n")):
         return None
-    return int(plain) if 1 <= int(plain) <= min(MAX_POINTS, 2_000_000_000) else None
-
-
-def _lines(text: str) -> list[str]:
-    return [" ".join(line.split()) for line in text.splitlines() if line.strip() and "{{" not in line]
+    number = int(text.replace(",", ""))
+    return number if 1 <= number <= MAX_POINTS else None

@@ -12,6 +12,7 @@ import unicodedata
 from urllib.parse import unquote
 
 MAX_LENGTH = 254  # RFC 5321, section 4.5.3.1.3, less the angle brackets
+MAX_VALUE = 2_000
 MAX_ADDRESSES = 5
 
 _ADDRESS = re.compile(r"[^\s@,;<>\"(){}\x00-\x1f]+@[^\s@,;<>\"(){}\x00-\x1f]+\.[^\s@,;<>\"(){}\x00-\x1f]+")
@@ -33,15 +34,17 @@ def read_addresses(values: list[str]) -> tuple[str, ...]:
     """The addresses meant by a parameter's values, most likely first; empty when there is none.
 
     Each value may hold several addresses, be encoded once more than it should, have a space where a plus sign was, or
-    be an unresolved template.
+    be an unresolved template. Nothing is guessed beyond that: a wrong guess would show one shopper's data for another.
     """
     found: dict[str, None] = {}
     for value in values:
-        for part in _SEPARATOR.split(value[:2_000]):
-            angled = _ANGLED.search(part)
-            candidate = (angled.group(1) if angled else part).strip()
-            for reading in (candidate, unquote(candidate)):
-                address = normalise(re.sub(r"\s", "+", reading.strip()))
+        # Not cut to length: what is left of a cut address may be somebody else's.
+        if len(value) > MAX_VALUE:
+            continue
+        for reading in (value, unquote(value)):
+            for part in _SEPARATOR.split(reading):
+                angled = _ANGLED.search(part)
+                address = normalise((angled.group(1) if angled else part).strip().replace(" ", "+"))
                 if address is not None:
                     found[address] = None
     return tuple(found)[:MAX_ADDRESSES]

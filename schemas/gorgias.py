@@ -5,6 +5,7 @@ Sources: https://developers.gorgias.com/reference/the-integration-object, https:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,11 +80,11 @@ class Widget:
 
 @dataclass(frozen=True, kw_only=True)
 class Macro:
-    """A macro. `texts` are the bodies of its actions."""
+    """A macro. `integration_ids` are the HTTP integrations whose values its texts show."""
 
     id: int
     name: str
-    texts: tuple[str, ...]
+    integration_ids: frozenset[int]
 
 
 def read_integration(sent: Any) -> Integration:
@@ -117,14 +118,12 @@ def read_widget(sent: Any) -> Widget:
 def read_macro(sent: Any) -> Macro:
     """Read a macro. Raises Unreadable."""
     loaded = _load(_MacroSchema(), sent)
-    arguments = [action.get("arguments") for action in loaded["actions"] or []]
-    return Macro(
-        id=loaded["id"],
-        name=loaded["name"] or "",
-        texts=tuple(
-            str(text) for argument in arguments if isinstance(argument, dict) for text in argument.values() if text
-        ),
-    )
+    shown: set[int] = set()
+    for action in loaded["actions"] or []:
+        arguments = action.get("arguments")
+        for text in arguments.values() if isinstance(arguments, dict) else ():
+            shown.update(map(int, re.findall(r"\bintegrations\[([0-9]{1,18})\]", str(text))))
+    return Macro(id=loaded["id"], name=loaded["name"] or "", integration_ids=frozenset(shown))
 
 
 def read_external_id(sent: Any) -> str:

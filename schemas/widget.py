@@ -11,9 +11,10 @@ from typing import Any
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields
 
-from schemas.email import normalise, read_addresses
+from schemas.email import read_addresses
 
 MAX_POINTS = 9_999_999_999
+MAX_REASON = 200
 
 
 class RequestFault(StrEnum):
@@ -21,6 +22,7 @@ class RequestFault(StrEnum):
 
     POINTS_INVALID = "points_invalid"
     REQUEST_UNREADABLE = "request_unreadable"
+    REQUEST_TOO_LARGE = "request_too_large"
     TICKET_INVALID = "ticket_invalid"
 
 
@@ -46,15 +48,20 @@ class PointsField(fields.Field[int]):
         return value
 
 
+def one_line(text: str) -> str:
+    """Text from a template or a form: trimmed, NFC, on one line; empty when it is an unresolved `{{…}}`."""
+    text = unicodedata.normalize("NFC", text)
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return "" if "{{" in text or "}}" in text or text in ("None", "null", "undefined") else text
+
+
 class TextField(fields.Field[str]):
-    """Text from a template: trimmed, NFC, on one line; empty when it is missing or arrived unresolved as `{{…}}`."""
+    """Text as it arrived, or a number as text."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise ValidationError("Must be text.")
-        text = unicodedata.normalize("NFC", str(value))
-        text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-        return "" if "{{" in text or "}}" in text or text in ("None", "null", "undefined") else text
+        return str(value)
 
 
 class _AwardSchema(Schema):
@@ -102,14 +109,15 @@ def read_award(sent: Any) -> AwardFields:
             RequestFault.REQUEST_UNREADABLE,
             f"The button sent an unreadable {' and '.join(sorted(error.messages_dict))}. Nothing was added.",
         ) from error
-    text = {name: loaded[name] or "" for name in ("email", "ticket_id", "agent_email", "reason", "award_key")}
+    text = {name: one_line(loaded[name] or "") for name in ("ticket_id", "reason", "award_key")}
     if text["ticket_id"] and not re.fullmatch(r"[0-9]{1,20}", text["ticket_id"]):
         raise BadRequest(RequestFault.TICKET_INVALID, "The ticket's number is not a number. Nothing was added.")
     return AwardFields(
         points=loaded["points"],
-        emails=read_addresses([text["email"]]),
+        # Read as it arrived: tidied, one shopper's address might become another's.
+        emails=read_addresses([loaded["email"] or ""]),
         ticket_id=text["ticket_id"],
-        agent_email=normalise(text["agent_email"]),
-        reason=text["reason"][:200],
+        agent_email=next(iter(read_addresses([loaded["agent_email"] or ""])), None),
+        reason=text["reason"][:MAX_REASON].rstrip(),
         award_key=text["award_key"],
     )

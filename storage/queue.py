@@ -1,6 +1,7 @@
 """The queue: a job is a hint that something is due.
 
-The state it serves is the truth, so that losing or repeating a job is harmless. `defer` works in the caller's transaction: the hint exists exactly when the state does.
+The state it serves is the truth, so that losing or repeating a job is harmless. `defer` works in the caller's
+transaction: the hint exists exactly when the state does.
 """
 
 from __future__ import annotations

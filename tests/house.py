@@ -7,13 +7,13 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 from urllib.parse import urljoin
 
 import requests
 from sqlalchemy import update
-from werkzeug.serving import WSGIRequestHandler, make_server
+from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler, make_server
 
 from app import create_app
 from loyalty import ledger
@@ -31,6 +31,12 @@ SECRET_KEY = "a secret key of the tests, long enough: 0123456789"
 class _Quiet(WSGIRequestHandler):
     def log(self, type: str, message: str, *args: Any) -> None:
         pass
+
+
+def _whole(answer: Any) -> list[bytes]:
+    """The answer in one piece: Werkzeug's server leaves a file open when the browser goes away in the middle of it."""
+    with closing(answer):
+        return [b"".join(answer)]
 
 
 class House:
@@ -170,8 +176,11 @@ def running_house(database_url: str, *, clock: Clock, **overrides: Any) -> Itera
     logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
     apps: list[Any] = []
     server = make_server(
-        "127.0.0.1", 0, lambda environ, start: apps[0](environ, start), threaded=True, request_handler=_Quiet
+        "127.0.0.1", 0, lambda environ, start: _whole(apps[0](environ, start)), threaded=True, request_handler=_Quiet
     )
+    assert isinstance(server, ThreadedWSGIServer)
+    # Closing waits for requests under way: the sandbox may just be fetching a card, with a database connection open.
+    server.daemon_threads = False
     url = f"http://localhost:{server.server_port}"
     for_sandbox = {k.removeprefix("sandbox_"): v for k, v in overrides.items() if k.startswith("sandbox_")}
     for_settings = {k: v for k, v in overrides.items() if not k.startswith("sandbox_")}

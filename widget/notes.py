@@ -1,7 +1,8 @@
 """The internal note on the ticket after an award: who added how much, why, and under which operation id.
 
 Never in the agent's way: a job posts it and tries again for a day. The operation id is the message's `external_id`, so
-a note whose answer was lost is found again instead of posted twice. A new message also makes Gorgias fetch the card anew.
+a note whose answer was lost is found again instead of posted twice. A new message also makes Gorgias fetch the card
+anew.
 Source: https://developers.gorgias.com/reference/create-ticket-message
 """
 
@@ -14,15 +15,15 @@ from enum import StrEnum
 from html import escape
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import exists, select, update
 
-from loyalty.awards import NoteState
+from loyalty.awards import AWARD_SETTLED, NoteState
 from oauth.accounts import Accounts
 from oauth.gorgias_api import GorgiasApi, GorgiasError, GorgiasReason
 from schemas.gorgias import Unreadable, read_external_id
 from storage.database import Database
 from storage.sealing import Sealer
-from storage.tables import awards
+from storage.tables import awards, jobs
 from widget.connections import Connections, ConnectionState
 
 AGAIN_AFTER_S = (1, 2, 5, 15, 30, 60, 120, 300, 600, 1800, 3600)
@@ -141,19 +142,21 @@ class Notes:
             "via": "api",
             "from_agent": True,
             "public": False,
-            "sender": {"email": sender},
+            # Without one Gorgias takes the user of the token.
+            **({"sender": {"email": sender}} if sender else {}),
             "body_text": text,
             "body_html": escape(text).replace("\n", "<br>"),
             "external_id": award.operation_id,
         }
 
     def forgotten(self, *, older_than: datetime, limit: int = 100) -> list[str]:
-        """Awards whose note is due although they were made before `older_than`: for the sweep."""
+        """Awards made before `older_than` whose note is due and for which no job waits: for the sweep."""
+        has_job = exists().where(jobs.c.name == AWARD_SETTLED, jobs.c.ref == awards.c.operation_id)
         with self._database.read() as tx:
             return list(
                 tx.scalars(
                     select(awards.c.operation_id)
-                    .where(awards.c.note_state == NoteState.DUE, awards.c.created_at < older_than)
+                    .where(awards.c.note_state == NoteState.DUE, awards.c.created_at < older_than, ~has_job)
                     .order_by(awards.c.created_at)
                     .limit(limit)
                 )

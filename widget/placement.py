@@ -1,13 +1,14 @@
 """Puts a connection into Gorgias, repairs it and takes it out again.
 
 `ensure` leaves exactly one integration, two widgets and one macro, however often, from however many callbacks at once
-and after whatever half-finished attempt it runs: it works under a lease, finds what is ours by id or marker, removes
-doubles, updates by PUT (a new id would break merchants' macros) and keeps each id as soon as it is known.
+and after whatever half-finished attempt it runs: it works under a lease that every call renews, finds what is ours by
+id or marker, removes doubles, updates by PUT (a new id would break merchants' macros) and keeps each id as soon as it
+is known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,14 +16,14 @@ from enum import StrEnum
 from typing import Any
 
 import structlog
-from sqlalchemy import or_, update
+from sqlalchemy import ColumnElement, or_, true, update
 
 from oauth.gorgias_api import GorgiasApi, GorgiasError, GorgiasReason
 from schemas.gorgias import Integration, Macro, Unreadable, Widget, read_integration, read_macro, read_widget
 from storage.database import Database
 from storage.sealing import RandomBytes
 from storage.tables import connections
-from widget.connections import Connection, Connections, Keys
+from widget.connections import Connection, Connections, ConnectionState, Keys
 from widget.template import (
     CONTEXTS,
     KEY_HEADER,
@@ -33,13 +34,17 @@ from widget.template import (
     macro_body,
     macro_name,
     marker,
+    signature,
     widget_body,
 )
 
-# One ensure takes a dozen calls; each may wait for Gorgias' limit.
-LEASE = timedelta(minutes=3)
-WAIT_FOR_LEASE = timedelta(seconds=60)
-POLL_S = 0.1
+# Longer than any one call that creates something (3 s to connect, 10 s to read, 8 s of patience with Gorgias' limit):
+# whoever stalls longer finds at the next call that the lease is lost, and stops.
+LEASE = timedelta(seconds=25)
+# Longer than the lease, so that whoever comes after a crash goes on by themselves; and within the 30 s after which
+# hosting routers end a request.
+WAIT_FOR_LEASE = timedelta(seconds=26)
+POLL_S = 0.05
 
 log = structlog.get_logger()
 
@@ -53,6 +58,7 @@ class PlacementProblem(StrEnum):
     GORGIAS_UNREACHABLE = "gorgias_unreachable"
     GORGIAS_REFUSED = "gorgias_refused"
     IN_PROGRESS = "in_progress"
+    DISCONNECTED = "disconnected"
 
 
 class PlacementFailed(Exception):
@@ -101,10 +107,13 @@ class Placement:
         Merchants may edit our widgets: they are left as they are unless our side has changed or `restore` is asked.
         When all is in place, keys older than the newest pair end.
         """
-        with self._leased(connection_id):
+        with self._leased(connection_id) as api:
             connection = self._get(connection_id)
+            if connection.state is not ConnectionState.ACTIVE:
+                raise PlacementFailed(
+                    PlacementProblem.DISCONNECTED, "This helpdesk was disconnected in the meantime. Connect it again."
+                )
             keys = self._connections.newest_keys(connection_id)
-            api = self._api_for(connection.account_id, connection.account_name)
             try:
                 integration_id = self._ensure_integration(api, connection, keys=keys)
                 self._ensure_widgets(api, connection, integration_id=integration_id, keys=keys, restore=restore)
@@ -126,34 +135,49 @@ class Placement:
         return self.ensure(connection_id)
 
     def remove(self, connection_id: int) -> list[str]:
-        """Take everything out of Gorgias, tolerating what is gone; returns what is left to be deleted by hand."""
-        connection = self._get(connection_id)
-        api = self._api_for(connection.account_id, connection.account_name)
-        left: list[str] = []
+        """Take everything out of Gorgias, tolerating what is gone; returns what is left to be deleted by hand.
+
+        Whoever is setting the connection up at the same time is waited for, and then stopped.
+        """
+        with self._leased(connection_id, insist=True) as api:
+            connection = self._get(connection_id)
+            if connection.state is not ConnectionState.ACTIVE:
+                return []  # by someone who pressed the same button a moment earlier
+            left = self._take_out(api, connection)
+            self._connections.remove(connection_id)
+        log.info("placement", outcome="removed" if not left else "left_over", connection=connection_id)
+        return left
+
+    def _take_out(self, api: _LeasedApi, connection: Connection) -> list[str]:
         placed = connection.placed
         widget_ids = {placed.ticket_widget_id, placed.customer_widget_id}
         integration_ids = {placed.integration_id}
         macro_ids = {placed.macro_id}
+        left: list[str] = []
+        gone: GorgiasError | None = None
         try:
-            ours = self._find_integrations(api, connection)
-            integration_ids |= {integration.id for integration in ours}
+            integration_ids |= {integration.id for integration in self._find_integrations(api, connection)}
             for integration_id in integration_ids - {None}:
-                widget_ids |= {w.id for w in _widgets_of(api, integration_id) if w.integration_id == integration_id}
-            macro_ids |= {macro.id for macro in _macros_named(api, macro_name(connection))}
+                widget_ids |= {widget.id for widget in _widgets_of(api, integration_id)}
+            macro_ids |= {macro.id for macro in _macros_of(api, connection, integration_ids)}
         except (GorgiasError, Unreadable) as error:
-            log.warning("placement", outcome="search_failed", connection=connection_id, told=_failed(error).problem)
+            log.warning("placement", outcome="search_failed", connection=connection.id, told=_failed(error).problem)
+            left.append(f"whatever else is named “{signature(connection)}” ({_told(error)})")
+            gone = _no_answer(error)
         for kind, path, ids in (
-            ("Widget", "widgets", widget_ids),
+            ("widget", "widgets", widget_ids),
             ("HTTP integration", "integrations", integration_ids),
-            ("Macro", "macros", macro_ids),
+            ("macro", "macros", macro_ids),
         ):
             for object_id in sorted(ids - {None}, key=str):
                 try:
+                    # Once Gorgias does not answer at all, the person is not kept waiting for every single call.
+                    if gone is not None:
+                        raise gone
                     api.delete(f"/api/{path}/{object_id}")
                 except GorgiasError as error:
-                    left.append(f"{kind} {object_id} ({error})")
-        self._connections.remove(connection_id)
-        log.info("placement", outcome="removed" if not left else "left_over", connection=connection_id)
+                    left.append(f"{kind} {object_id} ({_told(error)})")
+                    gone = _no_answer(error)
         return left
 
     def inspect(self, connection: Connection) -> list[Finding]:
@@ -210,7 +234,7 @@ class Placement:
                 )
         return Finding(id="integration", well=False, sentence=sentence, remedy="Press Repair.")
 
-    def _ensure_integration(self, api: GorgiasApi, connection: Connection, *, keys: Keys) -> int:
+    def _ensure_integration(self, api: _LeasedApi, connection: Connection, *, keys: Keys) -> int:
         body = integration_body(connection, keys=keys, public_url=self._public_url)
         ours = self._find_integrations(api, connection)
         kept = _keep_one(ours, connection.placed.integration_id)
@@ -228,7 +252,7 @@ class Placement:
         return integration_id
 
     def _ensure_widgets(
-        self, api: GorgiasApi, connection: Connection, *, integration_id: int, keys: Keys, restore: bool
+        self, api: _LeasedApi, connection: Connection, *, integration_id: int, keys: Keys, restore: bool
     ) -> None:
         bodies = {
             context: widget_body(
@@ -252,6 +276,9 @@ class Placement:
             for double in ours:
                 if kept is not None and double.id != kept.id:
                     api.delete(f"/api/widgets/{double.id}")
+            if stored[context] not in (None, *(widget.id for widget in found)):
+                # It hangs on an integration that is gone: it shows nothing and would stay behind.
+                api.delete(f"/api/widgets/{stored[context]}")
             if kept is None:
                 kept = read_widget(api.post("/api/widgets", body))
             elif wanted != connection.placed.digest or kept.disabled or (restore and kept.template != body["template"]):
@@ -259,26 +286,27 @@ class Placement:
             self._connections.save_placed(connection.id, **{f"{context}_widget_id": kept.id})
         self._connections.save_placed(connection.id, placed_digest=wanted)
 
-    def _ensure_macro(self, api: GorgiasApi, connection: Connection, *, integration_id: int) -> None:
+    def _ensure_macro(self, api: _LeasedApi, connection: Connection, *, integration_id: int) -> None:
         body = macro_body(connection, integration_id=integration_id)
-        ours = list(_macros_named(api, macro_name(connection)))
         stored = connection.placed.macro_id
+        ours = _macros_of(api, connection, {integration_id, connection.placed.integration_id})
         if stored is not None and stored not in {macro.id for macro in ours}:
-            # Perhaps renamed by the merchant: it is still ours.
-            renamed = api.find(f"/api/macros/{stored}")
-            if renamed is not None:
-                ours.append(read_macro(renamed))
+            # Perhaps renamed or rewritten by the merchant: it is still ours.
+            edited = api.find(f"/api/macros/{stored}")
+            if edited is not None:
+                ours.append(read_macro(edited))
         kept = _keep_one(ours, stored)
         for double in ours:
             if kept is not None and double.id != kept.id:
                 api.delete(f"/api/macros/{double.id}")
         if kept is None:
             kept = read_macro(api.post("/api/macros", body))
-        elif not any(f"integrations[{integration_id}]" in text for text in kept.texts):
+        elif kept.integration_ids and integration_id not in kept.integration_ids:
+            # Its variables name an integration that is gone. What else a merchant made of the macro is theirs.
             api.put(f"/api/macros/{kept.id}", body)
         self._connections.save_placed(connection.id, macro_id=kept.id)
 
-    def _find_integrations(self, api: GorgiasApi, connection: Connection) -> list[Integration]:
+    def _find_integrations(self, api: _LeasedApi, connection: Connection) -> list[Integration]:
         """Ours, by id or by marker, oldest first. Another Tallydesk in the same helpdesk has another address."""
         found = map(read_integration, api.list("/api/integrations", type="http"))
         begins = f"{self._public_url}/widget/customer"
@@ -302,18 +330,27 @@ class Placement:
         )
 
     @contextmanager
-    def _leased(self, connection_id: int) -> Iterator[None]:
+    def _leased(self, connection_id: int, *, insist: bool = False) -> Iterator[_LeasedApi]:
+        """The helpdesk's API for whoever may change the placement now; one at a time, over threads and hosts.
+
+        `insist` takes the lease in the end from whoever still holds it. Raises PlacementFailed.
+        """
         owner = self._random_bytes(12).hex()
         give_up_at = self._now() + WAIT_FOR_LEASE
-        while not self._take_lease(connection_id, owner=owner):
+        while not self._hold_lease(connection_id, owner=owner, condition=_is_free(self._now())):
             if self._now() >= give_up_at:
-                raise PlacementFailed(
-                    PlacementProblem.IN_PROGRESS,
-                    "Someone else is setting up this connection. Try again in a minute.",
-                )
+                if insist and self._hold_lease(connection_id, owner=owner, condition=true()):
+                    break
+                raise _in_progress()
             self._sleep(POLL_S)
+
+        def renew() -> None:
+            if not self._hold_lease(connection_id, owner=owner, condition=connections.c.lease_owner == owner):
+                raise _in_progress()
+
+        connection = self._get(connection_id)
         try:
-            yield
+            yield _LeasedApi(self._api_for(connection.account_id, connection.account_name), renew=renew)
         finally:
             with self._database.write() as tx:
                 tx.execute(
@@ -322,18 +359,14 @@ class Placement:
                     .values(lease_owner=None, lease_until=None)
                 )
 
-    def _take_lease(self, connection_id: int, *, owner: str) -> bool:
-        now = self._now()
+    def _hold_lease(self, connection_id: int, *, owner: str, condition: ColumnElement[bool]) -> bool:
         with self._database.write() as tx:
-            taken = tx.execute(
+            held = tx.execute(
                 update(connections)
-                .where(
-                    connections.c.id == connection_id,
-                    or_(connections.c.lease_until.is_(None), connections.c.lease_until < now),
-                )
-                .values(lease_owner=owner, lease_until=now + LEASE)
+                .where(connections.c.id == connection_id, condition)
+                .values(lease_owner=owner, lease_until=self._now() + LEASE)
             )
-        return taken.rowcount == 1
+        return held.rowcount == 1
 
     def _get(self, connection_id: int) -> Connection:
         connection = self._connections.by_id(connection_id)
@@ -342,14 +375,44 @@ class Placement:
         return connection
 
 
-def _widgets_of(api: GorgiasApi, integration_id: int | None) -> list[Widget]:
+class _LeasedApi:
+    """A helpdesk's API for the holder of a lease: every call first renews it, or raises PlacementFailed."""
+
+    def __init__(self, api: GorgiasApi, *, renew: Callable[[], None]) -> None:
+        self._api = api
+        self._renew = renew
+
+    def list(self, path: str, **params: Any) -> Iterator[dict[str, Any]]:
+        self._renew()
+        return self._api.list(path, **params)
+
+    def find(self, path: str) -> dict[str, Any] | None:
+        self._renew()
+        return self._api.find(path)
+
+    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        self._renew()
+        return self._api.post(path, body)
+
+    def put(self, path: str, body: Mapping[str, Any]) -> Any:
+        self._renew()
+        return self._api.put(path, body)
+
+    def delete(self, path: str) -> None:
+        self._renew()
+        self._api.delete(path)
+
+
+def _widgets_of(api: _LeasedApi, integration_id: int | None) -> list[Widget]:
     found = map(read_widget, api.list("/api/widgets", integration_id=integration_id))
     # Should Gorgias ever ignore the filter, nobody else's widget may be touched.
     return sorted((w for w in found if w.integration_id == integration_id), key=lambda widget: widget.id)
 
 
-def _macros_named(api: GorgiasApi, name: str) -> list[Macro]:
-    return [macro for macro in map(read_macro, api.list("/api/macros")) if macro.name == name]
+def _macros_of(api: _LeasedApi, connection: Connection, integration_ids: set[int | None]) -> list[Macro]:
+    """Ours by name and by the integration they read: another Tallydesk in this helpdesk may use the same name."""
+    found = map(read_macro, api.list("/api/macros"))
+    return [m for m in found if m.name == macro_name(connection) and not m.integration_ids.isdisjoint(integration_ids)]
 
 
 def _keep_one(found: list[Any], stored_id: int | None) -> Any:
@@ -358,6 +421,25 @@ def _keep_one(found: list[Any], stored_id: int | None) -> Any:
         if candidate.id == stored_id:
             return candidate
     return min(found, key=lambda candidate: candidate.id, default=None)
+
+
+def _told(error: GorgiasError | Unreadable) -> str:
+    return str(error).rstrip(".")
+
+
+def _no_answer(error: GorgiasError | Unreadable) -> GorgiasError | None:
+    """`error` when it is no answer of Gorgias': the next call would end the same way."""
+    return error if isinstance(error, GorgiasError) and error.status is None else None
+
+
+def _is_free(now: datetime) -> ColumnElement[bool]:
+    return or_(connections.c.lease_until.is_(None), connections.c.lease_until < now)
+
+
+def _in_progress() -> PlacementFailed:
+    return PlacementFailed(
+        PlacementProblem.IN_PROGRESS, "Someone else is setting up this connection. Try again in half a minute."
+    )
 
 
 def _failed(error: GorgiasError | Unreadable) -> PlacementFailed:

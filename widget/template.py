@@ -32,15 +32,20 @@ def lookup_url(public_url: str) -> str:
     return public_url + "/widget/customer?email={{ticket.customer.email}}"
 
 
+def signature(connection: Connection) -> str:
+    """What stands in the name of everything that is ours, for people."""
+    return f"Tallydesk {connection.id}"
+
+
 def marker(connection: Connection) -> str:
-    """What our objects are found by in Gorgias when their ids are not known here."""
+    """What the integration is found by in Gorgias when its id is not known here."""
     return f"Tallydesk connection {connection.id}"
 
 
 def integration_body(connection: Connection, *, keys: Keys, public_url: str) -> dict[str, Any]:
     """The full integration, for POST and PUT alike."""
     return {
-        "name": f"Loyalty (Tallydesk {connection.id})",
+        "name": f"Loyalty ({signature(connection)})",
         "type": "http",
         "description": f"{marker(connection)}. Made by Tallydesk: shows loyalty in the sidebar. "
         "Changes here are put right by Repair.",
@@ -215,7 +220,7 @@ def macro_body(connection: Connection, *, integration_id: int) -> dict[str, Any]
 
 def macro_name(connection: Connection) -> str:
     """The macro's name, by which it is found again."""
-    return f"Loyalty summary (Tallydesk {connection.id})"
+    return f"Loyalty summary ({signature(connection)})"
 
 
 def digest(*bodies: Mapping[str, Any]) -> str:

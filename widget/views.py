@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from time import perf_counter
 from typing import Any
 
@@ -19,6 +20,7 @@ import structlog
 from flask import Blueprint, Response, request
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from loyalty import award_key
 from loyalty.awards import AwardRefused, AwardRequest, AwardResult, Awards, Origin, Refusal, Status
@@ -37,11 +39,27 @@ from widget.template import KEY_HEADER
 
 CUSTOMER, EARNINGS = "/widget/customer", "/widget/earnings"
 
-HTTP_STATUS = {
+# Every other refusal is 422.
+HTTP_STATUS: dict[str, int] = {
     Refusal.MEMBER_NOT_FOUND: 404,
     Refusal.MEMBER_MISMATCH: 409,
     Refusal.KEY_REUSED: 409,
+    RequestFault.REQUEST_TOO_LARGE: 413,
 }
+TROUBLE = (DBAPIError, PoolTimeout, CannotOpen)
+
+
+class Outcome(StrEnum):
+    """How a request ended, where awards have no word for it."""
+
+    FOUND = "found"
+    NOT_FOUND = "not_found"
+    NO_ADDRESS = "no_address"
+    WRONG_KEY = "wrong_key"
+    UNAVAILABLE = "unavailable"
+    CRASHED = "crashed"
+    PREFLIGHT = "preflight"
+
 
 log = structlog.get_logger()
 
@@ -64,7 +82,8 @@ def create_blueprint(room: WidgetRoom) -> Blueprint:
     """`/widget/customer` and `/widget/earnings`."""
     widget = Blueprint("widget", __name__, url_prefix="/widget")
 
-    @widget.get("/customer")
+    # Flask would answer OPTIONS for these by itself, before `preflight` is asked.
+    @widget.get("/customer", provide_automatic_options=False)
     def customer() -> Response:
         began = perf_counter()
         outcome, status, answer, connection = _look_up(room)
@@ -75,7 +94,7 @@ def create_blueprint(room: WidgetRoom) -> Blueprint:
         log.info("lookup", outcome=outcome, status=status, ms=round((perf_counter() - began) * 1000, 2))
         return response
 
-    @widget.post("/earnings")
+    @widget.post("/earnings", provide_automatic_options=False)
     def earnings() -> Response:
         began = perf_counter()
         outcome, status, answer, connection = _award(room)
@@ -94,38 +113,45 @@ def create_blueprint(room: WidgetRoom) -> Blueprint:
         """Whether a browser in the helpdesk may call us: exactly the origin of an account we know."""
         response = Response(status=204)
         origin = request.headers.get("Origin", "")
-        if _is_known_origin(room, origin):
+        outcome = Outcome.PREFLIGHT
+        try:
+            known = _is_known_origin(room, origin)
+        except TROUBLE as error:
+            log.error("preflight", outcome=Outcome.UNAVAILABLE, kind=type(error).__name__)
+            outcome, known = Outcome.UNAVAILABLE, False
+        if known:
             response.headers["Access-Control-Allow-Origin"] = origin
             response.headers["Access-Control-Allow-Methods"] = "GET, POST"
             response.headers["Access-Control-Allow-Headers"] = f"{KEY_HEADER}, Content-Type"
             response.headers["Access-Control-Max-Age"] = "600"
         response.headers["Vary"] = "Origin"
-        REQUESTS.labels("/widget", "preflight").inc()
+        REQUESTS.labels("/widget", outcome).inc()
         return response
 
     return widget
 
 
-Outcome = tuple[str, int, dict[str, Any], Connection | None]
+# The reason word, the status, the answer, and whose key it was.
+Answer = tuple[str, int, dict[str, Any], Connection | None]
 
 
-def _look_up(room: WidgetRoom) -> Outcome:
+def _look_up(room: WidgetRoom) -> Answer:
     connection = None
     try:
         connection = room.connections.by_key(request.headers.get(KEY_HEADER, ""), purpose=KeyPurpose.LOOKUP)
         if connection is None:
-            return "wrong_key", 401, _WRONG_KEY, None
+            return Outcome.WRONG_KEY, 401, _WRONG_KEY, None
         addresses = read_addresses(request.args.getlist("email"))
         member = _first_member(room, connection, addresses)
-    except (DBAPIError, PoolTimeout, CannotOpen) as error:
-        log.error("lookup", outcome="unavailable", kind=type(error).__name__)
-        return "unavailable", 200, card.without_member(card.UNAVAILABLE, now=room.now()), connection
+    except TROUBLE as error:
+        log.error("lookup", outcome=Outcome.UNAVAILABLE, trouble=_for_operator(error))
+        return Outcome.UNAVAILABLE, 200, card.without_member(card.UNAVAILABLE, now=room.now()), connection
     except Exception:
         # A bug of ours must not make Gorgias count failures; the traceback is for us.
-        log.exception("lookup", outcome="crashed")
-        return "crashed", 200, card.without_member(card.UNAVAILABLE, now=room.now()), connection
+        log.exception("lookup", outcome=Outcome.CRASHED)
+        return Outcome.CRASHED, 200, card.without_member(card.UNAVAILABLE, now=room.now()), connection
     if member is None:
-        outcome = "not_found" if addresses else "no_address"
+        outcome = Outcome.NOT_FOUND if addresses else Outcome.NO_ADDRESS
         return outcome, 200, card.without_member(card.NOT_FOUND, now=room.now()), connection
     key = award_key.mint(
         hasher=room.hasher,
@@ -134,12 +160,8 @@ def _look_up(room: WidgetRoom) -> Outcome:
         now=room.now(),
         random_bytes=room.random_bytes,
     )
-    return (
-        "found",
-        200,
-        card.found(member, award_key=key, show_date_of_birth=connection.show_date_of_birth),
-        connection,
-    )
+    shown = card.found(member, award_key=key, show_date_of_birth=connection.show_date_of_birth)
+    return Outcome.FOUND, 200, shown, connection
 
 
 def _first_member(room: WidgetRoom, connection: Connection, addresses: tuple[str, ...]) -> Member | None:
@@ -151,24 +173,26 @@ def _first_member(room: WidgetRoom, connection: Connection, addresses: tuple[str
     return None
 
 
-def _award(room: WidgetRoom) -> Outcome:
+def _award(room: WidgetRoom) -> Answer:
     connection = None
     try:
         connection = room.connections.by_key(request.headers.get(KEY_HEADER, ""), purpose=KeyPurpose.AWARD)
         if connection is None:
-            return "wrong_key", 401, _WRONG_KEY, None
+            return Outcome.WRONG_KEY, 401, _WRONG_KEY, None
         fields = read_award(_sent())
         result = room.awards.award(connection.store, request=_request(room, connection, fields), rules=connection.rules)
-    except BadRequest as error:
-        return error.reason.value, 422, _rejected(error.reason.value, str(error)), connection
-    except AwardRefused as error:
+    except (BadRequest, AwardRefused) as error:
         status = HTTP_STATUS.get(error.reason, 422)
-        return error.reason.value, status, _rejected(error.reason.value, str(error)), connection
-    except (DBAPIError, PoolTimeout, CannotOpen) as error:
-        sentence = _trouble(error)
-        log.error("award", outcome="unavailable", kind=type(error).__name__)
-        return "unavailable", 503, _rejected("unavailable", sentence), connection
-    return result.status.value, _ok_status(result), _answer(result), connection
+        return error.reason, status, _rejected(error.reason, str(error)), connection
+    except TROUBLE as error:
+        log.error("award", outcome=Outcome.UNAVAILABLE, trouble=_for_operator(error))
+        return Outcome.UNAVAILABLE, 503, _rejected(Outcome.UNAVAILABLE, _for_agent(error)), connection
+    except HTTPException:
+        raise
+    except Exception:
+        log.exception("award", outcome=Outcome.CRASHED)
+        return Outcome.CRASHED, 500, _rejected(Outcome.CRASHED, _CRASHED), connection
+    return result.status, 202 if result.status is Status.BEING_CONFIRMED else 200, _answer(result), connection
 
 
 def _request(room: WidgetRoom, connection: Connection, fields: AwardFields) -> AwardRequest:
@@ -190,8 +214,13 @@ def _request(room: WidgetRoom, connection: Connection, fields: AwardFields) -> A
 
 def _sent() -> dict[str, Any]:
     """What the button sent, wherever it put it: query, form or JSON; the later one wins."""
-    sent: dict[str, Any] = {**request.args.to_dict(), **request.form.to_dict()}
-    body = request.get_data(cache=True)
+    try:
+        sent: dict[str, Any] = {**request.args.to_dict(), **request.form.to_dict()}
+        body = request.get_data(cache=True)
+    except RequestEntityTooLarge as error:
+        raise BadRequest(
+            RequestFault.REQUEST_TOO_LARGE, "The button sent more than we can read. Nothing was added."
+        ) from error
     if request.is_json or (not request.form and body.lstrip().startswith(b"{")):
         try:
             loaded = orjson.loads(body or b"{}")
@@ -207,24 +236,29 @@ def _sent() -> dict[str, Any]:
     return sent
 
 
-def _trouble(error: DBAPIError | PoolTimeout | CannotOpen) -> str:
+def _for_operator(error: Exception) -> str:
+    """What is wrong, for the log."""
     if isinstance(error, DBAPIError):
-        if error.connection_invalidated:
-            # The line may have broken after the commit: the double-click window guards a second press.
-            return "The database connection broke. Reload the ticket and look at the balance before you try again."
-        return f"{unavailable_sentence(error)} Nothing was added."
+        return unavailable_sentence(error)
     if isinstance(error, PoolTimeout):
-        return "Tallydesk is very busy. Try again in a moment. Nothing was added."
-    return f"{error} Nothing was added."
+        return "More requests at once than database connections."
+    return str(error)
 
 
-def _ok_status(result: AwardResult) -> int:
-    return 202 if result.status is Status.BEING_CONFIRMED else 200
+def _for_agent(error: Exception) -> str:
+    """What to do about it, for someone who knows of no database."""
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        # The line may have broken after the commit: the double-click window guards a second press.
+        return _CRASHED
+    return (
+        "Tallydesk cannot save anything right now. Try again in a moment; if it goes on, tell an admin. "
+        "Nothing was added."
+    )
 
 
 def _answer(result: AwardResult) -> dict[str, Any]:
     return {
-        "status": result.status.value,
+        "status": result.status,
         "message": result.message,
         "points_balance": result.points_balance,
         "operation_id": result.operation_id,
@@ -232,11 +266,12 @@ def _answer(result: AwardResult) -> dict[str, Any]:
 
 
 def _rejected(reason: str, sentence: str) -> dict[str, Any]:
-    return {"status": Status.REJECTED.value, "reason": reason, "message": sentence}
+    return {"status": Status.REJECTED, "reason": reason, "message": sentence}
 
 
+_CRASHED = "Something went wrong in Tallydesk. Reload the ticket and look at the balance before you try again."
 _WRONG_KEY = _rejected(
-    "wrong_key",
+    Outcome.WRONG_KEY,
     "This key is not valid. Ask an admin to press Repair on the connection's page in Tallydesk.",
 )
 
@@ -264,6 +299,7 @@ def _is_known_origin(room: WidgetRoom, origin: str) -> bool:
         return False
     if not found.groups():
         # The account stands in the path: every account has this very origin.
-        return True
+        return bool(room.connections.all())
     account = room.accounts.named(found.group(1))
-    return account is not None and account.state is AccountState.CONNECTED
+    # One whose tokens no longer serve still has its card and its buttons.
+    return account is not None and account.state is not AccountState.DISCONNECTED
