@@ -46,29 +46,29 @@ def test_a_helpdesk_whose_tokens_no_longer_serve_keeps_its_buttons(house_of_host
     assert _preflight(house_of_hosts, "earnings", origin).headers["Access-Control-Allow-Origin"] == origin
 
 
-@pytest.mark.parametrize(
-    "origin",
-    [
-        "https://globex.gorgias.example",
-        "https://gone.gorgias.example",
-        "http://acme.gorgias.example",
-        "https://acme.gorgias.example:8443",
-        "https://acme.gorgias.example.evil.example",
-        "https://evil.example/https://acme.gorgias.example",
-        "https://acme.evil.example",
-        "https://acmeXgorgias.example",
-        "https://ACME.gorgias.example",
-        "https://acme.gorgias.example/",
-        "null",
-        "*",
-        "",
-    ],
+STRANGERS = (
+    "https://globex.gorgias.example",
+    "https://gone.gorgias.example",
+    "http://acme.gorgias.example",
+    "https://acme.gorgias.example:8443",
+    "https://acme.gorgias.example.evil.example",
+    "https://evil.example/https://acme.gorgias.example",
+    "https://acme.evil.example",
+    "https://acmeXgorgias.example",
+    "https://ACME.gorgias.example",
+    "https://acme.gorgias.example/",
+    "null",
+    "*",
+    "",
 )
-def test_nobody_else_may(house_of_hosts: House, origin: str) -> None:
-    answer = _preflight(house_of_hosts, "earnings", origin)
-    assert answer.status_code == 204
-    assert not [name for name in answer.headers if name.startswith("Access-Control")]
-    assert answer.headers["Vary"] == "Origin"
+
+
+def test_nobody_else_may(house_of_hosts: House) -> None:
+    for origin in STRANGERS:
+        answer = _preflight(house_of_hosts, "earnings", origin)
+        assert answer.status_code == 204, origin
+        assert not [name for name in answer.headers if name.startswith("Access-Control")], origin
+        assert answer.headers["Vary"] == "Origin", origin
 
 
 def test_without_a_known_account_there_is_no_origin_to_allow(house: House) -> None:
