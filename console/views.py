@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import structlog
@@ -31,7 +31,6 @@ from schemas.email import read_addresses
 from settings import Settings
 from storage.database import Database
 from storage.sealing import CannotOpen, Sealer
-from storage.tables import EPOCH
 from telemetry import REQUESTS
 from widget import card
 from widget.connections import Connection, Connections, ConnectionState
@@ -208,15 +207,14 @@ def create_blueprint(room: ConsoleRoom) -> Blueprint:
     def activity(connection_id: int) -> ResponseReturnValue:
         visitor, account = _signed_in(room)
         found = _own(room, account, connection_id)
-        before = request.args.get("before", type=int)
         records = recent_awards(
             room.database,
             sealer=room.sealer,
             connection_id=connection_id,
-            before=None if before is None else EPOCH + timedelta(microseconds=before),
+            before=request.args.get("before"),
             limit=PAGE + 1,
         )
-        older = (records[PAGE - 1].when - EPOCH) // timedelta(microseconds=1) if len(records) > PAGE else None
+        older = records[PAGE - 1].operation_id if len(records) > PAGE else None
         return render_template(
             "activity.html",
             connection=found,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import select, tuple_
 
 from loyalty.awards import AwardState, NoteState
 from storage.database import Database
@@ -46,10 +46,10 @@ def recent_awards(
     *,
     sealer: Sealer,
     connection_id: int,
-    before: datetime | None = None,
+    before: str | None = None,
     limit: int = PAGE,
 ) -> list[AwardRecord]:
-    """The connection's awards made before `before` (or all), newest first, at most `limit`."""
+    """The connection's awards, newest first, at most `limit`: all, or those older than the operation `before`."""
     undo = awards.alias("undo")
     statement = (
         select(awards, undo.c.operation_id.label("undone_by"))
@@ -59,7 +59,11 @@ def recent_awards(
         .limit(limit)
     )
     if before is not None:
-        statement = statement.where(awards.c.created_at < before)
+        # Time and id together: two awards of one moment must not fall between two pages.
+        place = select(awards.c.created_at, awards.c.operation_id).where(
+            awards.c.operation_id == before, awards.c.connection_id == connection_id
+        )
+        statement = statement.where(tuple_(awards.c.created_at, awards.c.operation_id) < place.scalar_subquery())
     with database.read() as tx:
         return [
             AwardRecord(

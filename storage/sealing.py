@@ -83,8 +83,11 @@ class Hasher:
 
 
 def load_hasher(database: Database, *, sealer: Sealer, random_bytes: RandomBytes) -> Hasher:
-    """The hasher of this database. The database is first asked when the first HMAC is needed; that raises
-    CannotOpen where the keys do not fit, and must not happen inside a write transaction while there is no root key yet."""
+    """The hasher of this database, which is first asked when the first HMAC is needed.
+
+    That raises CannotOpen where the keys do not fit. It must not happen inside a write transaction while there is no
+    root key yet: making it would wait for that very transaction.
+    """
     return Hasher(lambda: load_root_key(database, sealer=sealer, random_bytes=random_bytes))
 
 
