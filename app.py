@@ -25,7 +25,7 @@ from services import Services, build_services
 from settings import Settings, SettingsError
 from storage.database import Database, DatabaseUnavailable, unavailable_sentence
 from storage.sealing import CannotOpen, Sealer, load_hasher
-from telemetry import configure_logging, exposition
+from telemetry import REQUESTS, configure_logging, exposition
 
 MAX_BODY = 16 * 1024
 
@@ -57,6 +57,8 @@ def create_app(services: Services | None = None) -> Flask:
         # Flask-WTF's own switch would protect every view at once; the console protects its own.
         WTF_CSRF_CHECK_DEFAULT=False,
         WTF_CSRF_TIME_LIMIT=None,
+        # It compares the Referer with Host, which a proxy on the same machine may have changed; the token stays.
+        WTF_CSRF_SSL_STRICT=False,
     )
     app.session_interface = _SessionsOutsideWidget()
     app.jinja_env.filters["thousands"] = lambda number: f"{number:,}"
@@ -97,7 +99,7 @@ def create_app(services: Services | None = None) -> Flask:
                 accounts=services.accounts,
                 connections=services.connections,
                 placement=services.placement,
-                programs=services.programs,
+                http=services.http,
                 awards=services.awards,
                 sealer=services.sealer,
                 csrf=csrf,
@@ -169,6 +171,7 @@ def _add_answers_for_trouble(app: Flask) -> None:
     @app.errorhandler(HTTPException)
     def refused(error: HTTPException) -> Response:
         status = error.code or 500
+        REQUESTS.labels(str(request.url_rule), f"http_{status}").inc()
         if request.path.startswith("/widget/"):
             sentence = {
                 404: "There is nothing at this address.",
@@ -219,6 +222,7 @@ def _add_security_headers(app: Flask, settings: Settings) -> None:
     def add(response: Any) -> Any:
         for name, value in headers.items():
             response.headers[name] = value
-        if request.path.startswith(("/connections", "/oauth")) or request.path == "/":
+        # Every page may hold a name and a form's token, error pages included; only the style sheet and icons do not.
+        if request.endpoint != "console.static" or response.status_code >= 400:
             response.headers["Cache-Control"] = "no-store"
         return response

@@ -21,6 +21,7 @@ from services import Services
 from storage.database import DatabaseUnavailable, unavailable_sentence
 from storage.sealing import CannotOpen, reseal_everything
 from widget.placement import PlacementFailed
+from widget.sentences import counted
 
 
 def register(app: Flask) -> None:
@@ -121,9 +122,16 @@ def import_file(file: Path, connection_id: int | None) -> None:
         except DBAPIError as error:
             raise click.ClickException(f"{unavailable_sentence(error)} Run the import again to go on.") from error
     click.echo(
-        f"{report.rows:,} rows: {report.created:,} members created, {report.updated:,} updated, "
+        f"{counted(report.rows, 'row')}: {counted(report.created, 'member')} created, {report.updated:,} updated, "
         f"{report.unchanged:,} unchanged, {report.rejected:,} rejected."
     )
+    if report.opening_points:
+        click.echo(f"{report.opening_points:,} points were booked as opening balances.")
+    if report.points_left_alone:
+        click.echo(
+            f"{report.points_left_alone:,} rows have other Points than the ledger: those were left alone, since "
+            "opening points are booked once. Award or undo points instead."
+        )
     if report.rejects_path is not None:
         click.echo(f"Rejected rows, with the reason for each: {report.rejects_path}")
 
@@ -141,9 +149,10 @@ def _store_for_import(services: Services, connection_id: int | None) -> Store:
         raise click.ClickException(f"There are several connections; add --connection ID. {_list_of(services)}")
     if not services.settings.development:
         raise click.ClickException("No helpdesk is connected yet. Connect one first, then import its members.")
-    # On a laptop the members may come first; the first account to connect takes them over.
+    # On a laptop the members may come first; the first account to connect takes them over. After a disconnect they
+    # go where the others are.
     with services.database.write() as tx:
-        return ledger.open_store(tx, identity=ledger.UNCLAIMED, now=services.now())
+        return ledger.only_store(tx) or ledger.open_store(tx, identity=ledger.UNCLAIMED, now=services.now())
 
 
 def _list_of(services: Services) -> str:
@@ -159,7 +168,7 @@ ledger_commands = AppGroup("ledger", help="The embedded ledger.")
 def verify_ledger() -> None:
     """Prove the books: debits equal credits, and every balance is the sum of its entries."""
     services = _ready_services()
-    with services.database.read() as tx:
+    with services.database.read(unhurried=True) as tx:
         faults = 0
         for sentence in ledger.verify(tx):
             faults += 1

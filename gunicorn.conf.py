@@ -1,7 +1,7 @@
 """How gunicorn serves Tallydesk: every setting with its reason.
 
-The defaults were measured on two cores with a lookup out of SQLite; `docs/` has the decision. Start it from
-the root of the checkout: gunicorn -c gunicorn.conf.py "app:create_app()"
+The defaults were measured on two cores with a lookup out of SQLite. Start it from the root of the checkout:
+gunicorn -c gunicorn.conf.py "app:create_app()"
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ keepalive = 95
 # An award answers within 10 s; a stop must let it finish. Platforms kill what still runs after 30 s.
 graceful_timeout = 20
 
-# Under gthread this is only the heartbeat of a worker, not a limit on requests: deadlines are kept where a
-# request waits.
+# Under gthread this is only the heartbeat of a worker, not a limit on requests, and gunicorn has none for a
+# client that sends slowly: a proxy that buffers requests stands in front (docs/running.md).
 timeout = 20
 
 # Off: database connections and threads must be made after the fork, in the worker that uses them.

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import requests
+
 from jobs import Jobs
 from loyalty.awards import Awards
 from loyalty.ledger import Ledger
@@ -38,6 +40,7 @@ class Services:
     awards: Awards
     endpoint: TokenEndpoint
     accounts: Accounts
+    http: requests.Session
     api_for: Callable[[str, TokenSource], GorgiasApi]
     connections: Connections
     placement: Placement
@@ -77,10 +80,10 @@ def build_services(
         redirect_uri=f"{settings.public_url}/oauth/callback",
     )
     accounts = Accounts(database, sealer=sealer, endpoint=endpoint, now=now, sleep=sleep, random_bytes=random_bytes)
-    session = new_session()
+    http = new_session()
 
     def api_for(account: str, token: TokenSource) -> GorgiasApi:
-        return GorgiasApi(settings.gorgias_base(account), token=token, session=session, sleep=sleep)
+        return GorgiasApi(settings.gorgias_base(account), token=token, session=http, sleep=sleep)
 
     def api_of(account_id: int, account: str) -> GorgiasApi:
         return api_for(account, accounts.token_source(account_id))
@@ -106,6 +109,7 @@ def build_services(
         awards=awards,
         endpoint=endpoint,
         accounts=accounts,
+        http=http,
         api_for=api_for,
         connections=connections,
         placement=placement,

@@ -26,9 +26,7 @@ from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 ROOT = Path(__file__).resolve().parent
 
 SECRET_HELP = "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(48))'"
-SEALING_HELP = (
-    "make one with: python3 -c 'from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())'"
-)
+SEALING_HELP = "make one with: python3 -c 'import base64, os; print(base64.urlsafe_b64encode(os.urandom(32)).decode())'"
 
 
 class SettingsError(Exception):
@@ -102,12 +100,15 @@ class _Environment(Schema):
     DOUBLE_CLICK_WINDOW_S = fields.Integer(load_default=60)
 
 
-_POSITIVE = (
-    "MAX_POINTS_PER_AWARD",
-    "MAX_POINTS_PER_AGENT_PER_DAY",
-    "MAX_POINTS_PER_CONNECTION_PER_DAY",
-    "DOUBLE_CLICK_WINDOW_S",
-)
+MAX_POINTS = 2_000_000_000  # what the database's columns and the console's form hold
+
+# The highest value of each number; the lowest is 1.
+_HIGHEST = {
+    "MAX_POINTS_PER_AWARD": MAX_POINTS,
+    "MAX_POINTS_PER_AGENT_PER_DAY": MAX_POINTS,
+    "MAX_POINTS_PER_CONNECTION_PER_DAY": MAX_POINTS,
+    "DOUBLE_CLICK_WINDOW_S": 86_400,
+}
 
 
 def from_environment() -> Settings:
@@ -141,7 +142,13 @@ def load(environment: Mapping[str, str], *, var: Path) -> Settings:
     faults += _url_faults("GORGIAS_URL", gorgias_url, https=not development)
     if gorgias_url.count("{account}") != 1:
         faults.append("GORGIAS_URL must contain {account} once, where the account's name goes.")
-    faults += [f"{name} must be at least 1." for name in _POSITIVE if values[name] < 1]
+    if "/" in public_url.partition("://")[2]:
+        faults.append("PUBLIC_URL must be a host without a path: pages and Gorgias find everything from its root.")
+    faults += [
+        f"{name} must lie between 1 and {highest:,}."
+        for name, highest in _HIGHEST.items()
+        if not 1 <= values[name] <= highest
+    ]
 
     secret_key = values["SECRET_KEY"]
     encryption_keys = tuple(key.strip() for key in values["ENCRYPTION_KEYS"].split(",") if key.strip())

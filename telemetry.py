@@ -42,12 +42,13 @@ TOKEN_REFRESHES = Counter("tallydesk_token_refreshes", "Token refreshes, by outc
 AWARDS = Counter("tallydesk_awards", "Awards asked for, by outcome.", ["outcome"])
 
 
-_ADDRESS = re.compile(r"[^\s'\"<>()=,;:]+(@|%40)[^\s'\"<>()=,;:]+")
+# E-mail addresses, and the keys that Gorgias sends.
+_PRIVATE = re.compile(r"[^\s'\"<>()=,;:]+(@|%40)[^\s'\"<>()=,;:]+|td[la]_[0-9a-z]+")
 
 
-def without_addresses(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """No e-mail leaves in a log line: the text of an unforeseen error may quote one."""
-    return {name: _ADDRESS.sub("…", value) if isinstance(value, str) else value for name, value in event.items()}
+def without_private(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """No e-mail and no key leaves in a log line: the text of an unforeseen error may quote one."""
+    return {name: _PRIVATE.sub("…", value) if isinstance(value, str) else value for name, value in event.items()}
 
 
 def configure_logging() -> None:
@@ -58,7 +59,7 @@ def configure_logging() -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            without_addresses,
+            without_private,
             structlog.processors.JSONRenderer(serializer=orjson.dumps),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),

@@ -1,7 +1,7 @@
 """The embedded runner: takes jobs from the queue and runs them, for one machine.
 
-Several threads, so that one slow helpdesk does not hold up the notes of the others. On SIGTERM it claims nothing more,
-finishes what runs and leaves; a job it could not finish is taken up again when its lease ends.
+Several threads, so that a slow helpdesk holds up the notes of others only when it holds all of them. On SIGTERM it
+claims nothing more, finishes what runs and leaves; a job it could not finish is taken up again when its lease ends.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from jobs import Jobs
 from storage.database import Database
 from storage.queue import Job, any_due, claim, finish, put_back
-from storage.sealing import RandomBytes
+from storage.sealing import CannotOpen, RandomBytes
 from telemetry import JOBS
 
-THREADS = 4
+THREADS = 8
 # Longer than a job's longest run: a few calls to Gorgias, each with its timeouts and its patience.
 LEASE = timedelta(minutes=2)
 IDLE_S = 0.5
@@ -63,6 +63,11 @@ class Worker:
         try:
             result = self._jobs.run(job)
             outcome, again_at = result.outcome, result.again_at
+        except (SQLAlchemyError, CannotOpen) as error:
+            # Expected, and over soon or after someone mends it: one line, and another try.
+            log.error("job", job=job.name, outcome="storage_trouble", kind=type(error).__name__, attempt=job.attempts)
+            again_at = self._now() + timedelta(seconds=min(TROUBLE_PAUSE_S * job.attempts, 60))
+            outcome = "storage_trouble"
         except Exception:
             # A bug must not lose the job: it is tried again, and the traceback is for us.
             log.exception("job", job=job.name, outcome="crashed", attempt=job.attempts)

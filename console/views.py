@@ -10,10 +10,12 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
+import requests
 import structlog
-from flask import Blueprint, abort, flash, redirect, render_template, request, session, url_for
+from flask import Blueprint, abort, flash, g, redirect, render_template, request, session, url_for
 from flask.typing import ResponseReturnValue
 from flask_wtf import CSRFProtect
 from flask_wtf.csrf import CSRFError
@@ -22,19 +24,19 @@ from sqlalchemy.exc import SQLAlchemyError
 from loyalty import ledger
 from loyalty.activity import PAGE, recent_awards
 from loyalty.awards import AwardRefused, Awards, Origin, Rules
-from loyalty.program import LoyaltyProgram, ProgramKind
+from loyalty.program import ProgramKind
 from oauth.accounts import Account, Accounts, AccountState
-from oauth.gorgias_api import GorgiasApi, GorgiasError
+from oauth.gorgias_api import GorgiasApi, GorgiasError, GorgiasReason
 from oauth.sign_in import Visitor, current_visitor, end_session, lost_access, with_fresh_role
 from schemas.console import BadForm, read_connection_form
-from schemas.email import read_addresses
 from settings import Settings
 from storage.database import Database
 from storage.sealing import CannotOpen, Sealer
 from telemetry import REQUESTS
-from widget import card
 from widget.connections import Connection, Connections, ConnectionState
 from widget.placement import Finding, Placement, PlacementFailed
+from widget.proof import NotProven, look_up
+from widget.sentences import refusal_sentence, result_sentence
 from widget.template import macro_variables
 
 # Characters of a refused settings form that are shown again; a cookie holds 4 kB in all.
@@ -52,12 +54,27 @@ class ConsoleRoom:
     accounts: Accounts
     connections: Connections
     placement: Placement
-    programs: dict[ProgramKind, LoyaltyProgram]
+    http: requests.Session
     awards: Awards
     sealer: Sealer
     csrf: CSRFProtect
     api_for: Callable[[int, str], GorgiasApi]
     now: Callable[[], datetime]
+
+
+class Outcome(StrEnum):
+    """How a request to the console ended; where a room below has a word for it, that word counts instead."""
+
+    SHOWN = "shown"
+    DONE = "done"
+    FORM_INVALID = "form_invalid"
+    FORM_TOO_OLD = "form_too_old"
+    SIGN_IN_NEEDED = "sign_in_needed"
+    ADMIN_NEEDED = "admin_needed"
+    ROLE_UNREADABLE = "role_unreadable"
+    ACCESS_LOST = "access_lost"
+    LEFT_OVER = "left_over"
+    NOT_HERE = "not_here"
 
 
 class SignInNeeded(Exception):
@@ -69,7 +86,11 @@ class AdminNeeded(Exception):
 
 
 class RoleUnreadable(Exception):
-    """Gorgias did not tell the person's role."""
+    """Gorgias did not tell the person's role just now."""
+
+
+class AccessLost(Exception):
+    """Gorgias no longer lets us read the person's role; only connecting anew helps."""
 
 
 def create_blueprint(room: ConsoleRoom) -> Blueprint:
@@ -97,7 +118,7 @@ def create_blueprint(room: ConsoleRoom) -> Blueprint:
 
     @console.after_request
     def count(response: Any) -> Any:
-        REQUESTS.labels(str(request.url_rule), str(response.status_code)).inc()
+        REQUESTS.labels(str(request.url_rule), g.get("outcome", Outcome.SHOWN)).inc()
         return response
 
     @console.get("/")
@@ -121,6 +142,7 @@ def create_blueprint(room: ConsoleRoom) -> Blueprint:
     def choose() -> ResponseReturnValue:
         _, account = _admin(room)
         if request.form.get("program") != ProgramKind.LEDGER:
+            g.outcome = Outcome.FORM_INVALID
             flash("Choose a program first.", "error")
             return redirect(url_for("console.add"), code=303)
         defaults = room.settings
@@ -145,7 +167,7 @@ def create_blueprint(room: ConsoleRoom) -> Blueprint:
         return _connection_page(room, visitor, account, found)
 
     @console.post("/connections/<int:connection_id>/lookup")
-    def look_up(connection_id: int) -> ResponseReturnValue:
+    def try_lookup(connection_id: int) -> ResponseReturnValue:
         _, account = _signed_in(room)
         _own(room, account, connection_id)
         # An e-mail must not stand in an address: it travels to the next page sealed, in the session.
@@ -159,6 +181,7 @@ def create_blueprint(room: ConsoleRoom) -> Blueprint:
         try:
             form = read_connection_form(request.form)
         except BadForm as error:
+            g.outcome = Outcome.FORM_INVALID
             for fault in error.faults:
                 flash(fault, "fault")
             typed = {name: value for name, value in request.form.items() if name != "csrf_token"}
@@ -198,8 +221,10 @@ def create_blueprint(room: ConsoleRoom) -> Blueprint:
         _own(room, account, connection_id)
         try:
             room.placement.rotate_keys(connection_id)
+            g.outcome = Outcome.DONE
             flash("New keys are in place and the old ones have ended. Agents reload their open tickets.", "done")
         except PlacementFailed as error:
+            g.outcome = error.problem
             flash(f"{error} Until then the old keys go on working.", "error")
         return redirect(url_for("console.connection", connection_id=connection_id), code=303)
 
@@ -238,9 +263,11 @@ def create_blueprint(room: ConsoleRoom) -> Blueprint:
                     agent_proven=True,
                 ),
             )
-            flash(result.message, "done")
+            g.outcome = Outcome.DONE
+            flash(result_sentence(result), "done")
         except AwardRefused as error:
-            flash(str(error), "error")
+            g.outcome = error.reason
+            flash(refusal_sentence(error), "error")
         return redirect(url_for("console.activity", connection_id=connection_id), code=303)
 
     @console.post("/oauth/disconnect")
@@ -248,11 +275,17 @@ def create_blueprint(room: ConsoleRoom) -> Blueprint:
         # Leaving must be possible when our access is gone already.
         _, account = _admin(room, last_known_role=True)
         left: list[str] = []
-        for found in room.connections.of_account(account.id):
-            left += room.placement.remove(found.id)
+        try:
+            for found in room.connections.of_account(account.id):
+                left += room.placement.remove(found.id)
+        except PlacementFailed as error:
+            g.outcome = error.problem
+            flash(f"{error} The account is still connected; press Disconnect again to go on.", "error")
+            return redirect(url_for("console.connections"), code=303)
         problem = room.accounts.disconnect(account.id)
         end_session()
-        log.info("disconnect", outcome="done" if not left and problem is None else "left_over")
+        g.outcome = Outcome.DONE if not left and problem is None else Outcome.LEFT_OVER
+        log.info("disconnect", outcome=g.outcome)
         flash(f"{account.name} is disconnected. Members, points and the history of awards are kept.", "done")
         if left:
             flash("Delete these by hand in Gorgias: " + "; ".join(left), "error")
@@ -264,6 +297,7 @@ def create_blueprint(room: ConsoleRoom) -> Blueprint:
     @console.post("/sign-out")
     def sign_out() -> ResponseReturnValue:
         end_session()
+        g.outcome = Outcome.DONE
         flash("You are signed out.", "done")
         return redirect(url_for("console.landing"), code=303)
 
@@ -279,23 +313,34 @@ def create_blueprint(room: ConsoleRoom) -> Blueprint:
 
     @console.errorhandler(SignInNeeded)
     def sign_in_needed(_: SignInNeeded) -> ResponseReturnValue:
+        g.outcome = Outcome.SIGN_IN_NEEDED
         if request.method == "POST":
             flash("Your session has ended. Sign in and try again; nothing was changed.", "error")
         return redirect(url_for("console.landing"), code=303)
 
     @console.errorhandler(AdminNeeded)
     def admin_needed(_: AdminNeeded) -> ResponseReturnValue:
-        return render_template("refused.html", reason="admin_needed"), 403
+        return _refused(Outcome.ADMIN_NEEDED, 403)
 
     @console.errorhandler(RoleUnreadable)
     def role_unreadable(_: RoleUnreadable) -> ResponseReturnValue:
-        return render_template("refused.html", reason="role_unreadable"), 503
+        return _refused(Outcome.ROLE_UNREADABLE, 503)
+
+    @console.errorhandler(AccessLost)
+    def access_lost(_: AccessLost) -> ResponseReturnValue:
+        return _refused(Outcome.ACCESS_LOST, 403)
 
     @console.errorhandler(CSRFError)
     def form_too_old(_: CSRFError) -> ResponseReturnValue:
-        return render_template("refused.html", reason="form_too_old"), 400
+        return _refused(Outcome.FORM_TOO_OLD, 400)
 
     return console
+
+
+def _refused(outcome: Outcome, status: int) -> ResponseReturnValue:
+    """The page that tells what happened and what to do, by its reason word."""
+    g.outcome = outcome
+    return render_template("refused.html", reason=outcome), status
 
 
 def _signed_in(room: ConsoleRoom) -> tuple[Visitor, Account]:
@@ -310,7 +355,7 @@ def _signed_in(room: ConsoleRoom) -> tuple[Visitor, Account]:
 
 
 def _admin(room: ConsoleRoom, *, last_known_role: bool = False) -> tuple[Visitor, Account]:
-    """The signed-in admin. Raises SignInNeeded, AdminNeeded or RoleUnreadable.
+    """The signed-in admin. Raises SignInNeeded, AdminNeeded, RoleUnreadable or AccessLost.
 
     Without access to Gorgias there is no role to read. With `last_known_role` the one read last counts then.
     """
@@ -318,8 +363,11 @@ def _admin(room: ConsoleRoom, *, last_known_role: bool = False) -> tuple[Visitor
     try:
         visitor = with_fresh_role(visitor, api=room.api_for(account.id, account.name), now=room.now())
     except GorgiasError as error:
-        if not (last_known_role and lost_access(error)):
+        # Forbidden: the person who connected may no longer read users. Waiting helps neither.
+        if not lost_access(error) and error.reason is not GorgiasReason.FORBIDDEN:
             raise RoleUnreadable from error
+        if not last_known_role:
+            raise AccessLost from error
     if not visitor.is_admin:
         raise AdminNeeded
     return visitor, account
@@ -329,6 +377,7 @@ def _own(room: ConsoleRoom, account: Account, connection_id: int) -> Connection:
     """The connection, if it is this account's; to everyone else it does not exist."""
     found = room.connections.by_id(connection_id)
     if found is None or found.account_id != account.id or found.state is not ConnectionState.ACTIVE:
+        g.outcome = Outcome.NOT_HERE
         abort(404)
     return found
 
@@ -336,8 +385,10 @@ def _own(room: ConsoleRoom, account: Account, connection_id: int) -> Connection:
 def _placed(room: ConsoleRoom, connection_id: int, *, done: str, restore: bool = False) -> ResponseReturnValue:
     try:
         room.placement.ensure(connection_id, restore=restore)
+        g.outcome = Outcome.DONE
         flash(done, "done")
     except PlacementFailed as error:
+        g.outcome = error.problem
         flash(str(error), "error")
     return redirect(url_for("console.connection", connection_id=connection_id), code=303)
 
@@ -353,13 +404,21 @@ def _connection_page(
         trouble = str(error)
     account = room.accounts.by_id(account.id) or account
     sealed = session.pop("tested_email", None)
-    tested_email, tested_card = "", None
+    tested_email, tested_card, tested_trouble = "", None, ""
     if sealed is not None:
         try:
             tested_email = room.sealer.open(sealed)
-            tested_card = _card_for(room, connection, tested_email)
+            tested_card = look_up(
+                tested_email,
+                connection=connection,
+                connections=room.connections,
+                public_url=room.settings.public_url,
+                session=room.http,
+            )
         except CannotOpen:
             tested_email = ""
+        except NotProven as error:
+            tested_trouble = str(error)
     integration_id = connection.placed.integration_id
     return render_template(
         "connection.html",
@@ -371,6 +430,7 @@ def _connection_page(
         variables={} if integration_id is None else macro_variables(integration_id),
         tested_email=tested_email,
         tested_card=tested_card,
+        tested_trouble=tested_trouble,
         typed=_typed_settings(room, connection),
         helpdesk=room.settings.gorgias_base(account.name),
         recent=recent_awards(room.database, sealer=room.sealer, connection_id=connection.id, limit=5),
@@ -394,11 +454,3 @@ def _typed_settings(room: ConsoleRoom, connection: Connection) -> dict[str, Any]
         "show_date_of_birth": connection.show_date_of_birth,
         "storefront_url": ledger.read_storefront(room.database, connection.store),
     }
-
-
-def _card_for(room: ConsoleRoom, connection: Connection, typed: str) -> dict[str, Any]:
-    for address in read_addresses([typed]):
-        member = room.programs[connection.store.program].member(connection.store, email=address)
-        if member is not None:
-            return card.found(member, award_key="", show_date_of_birth=connection.show_date_of_birth)
-    return card.without_member(card.NOT_FOUND, now=room.now())

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from sqlalchemy import select, tuple_
 
-from loyalty.awards import AwardState, NoteState
+from loyalty.awards import AwardState, NoteState, is_operation_id
 from storage.database import Database
 from storage.sealing import Sealer
 from storage.tables import awards
@@ -58,7 +58,7 @@ def recent_awards(
         .order_by(awards.c.created_at.desc(), awards.c.operation_id.desc())
         .limit(limit)
     )
-    if before is not None:
+    if before is not None and is_operation_id(before):
         # Time and id together: two awards of one moment must not fall between two pages.
         place = select(awards.c.created_at, awards.c.operation_id).where(
             awards.c.operation_id == before, awards.c.connection_id == connection_id

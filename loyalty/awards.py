@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from base64 import b32encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -90,11 +91,28 @@ class Refusal(StrEnum):
 
 
 class AwardRefused(Exception):
-    """Nothing was added. `reason` is the word, the text is the sentence for the agent."""
+    """Nothing was added. `reason` is the word; the rest are the facts that a sentence about it needs.
 
-    def __init__(self, reason: Refusal, sentence: str) -> None:
-        super().__init__(sentence)
+    `points` were asked for or are already used up, `limit` is what is allowed, `wait_s` is when to try again.
+    """
+
+    def __init__(
+        self,
+        reason: Refusal,
+        *,
+        points: int = 0,
+        limit: int = 0,
+        wait_s: int = 0,
+        allowed_reasons: tuple[str, ...] = (),
+        agent_known: bool = True,
+    ) -> None:
+        super().__init__(reason.value)
         self.reason = reason
+        self.points = points
+        self.limit = limit
+        self.wait_s = wait_s
+        self.allowed_reasons = allowed_reasons
+        self.agent_known = agent_known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,12 +150,16 @@ class AwardRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class AwardResult:
-    """What became of it. `points_balance` is the last one known."""
+    """What became of it: `points` (negative for an undo) and the last balance known.
+
+    `wait_s` is set on a repetition: after so many seconds the same request counts as a new award.
+    """
 
     status: Status
-    message: str
+    points: int
     points_balance: int
     operation_id: str
+    wait_s: int = 0
 
 
 class Awards:
@@ -192,16 +214,25 @@ class Awards:
                 )
         if earlier is not None:
             # Read again: what the first press added was not there yet when both read the member at once.
-            return self._told_again(earlier, self._find_member(store, request), request=request, now=now)
+            member = self._find_member(store, request)
+            return AwardResult(
+                status=Status.ALREADY_APPLIED if earlier.state in SETTLED else Status.BEING_CONFIRMED,
+                points=earlier.points,
+                points_balance=member.points_balance,
+                operation_id=earlier.operation_id,
+                wait_s=self._wait_s(earlier, now=now),
+            )
         return AwardResult(
             status=Status.APPLIED,
-            message=f"Added {_points(request.points)}. New balance: {_points(event.points_balance)}.",
+            points=request.points,
             points_balance=event.points_balance,
             operation_id=event.operation_id,
         )
 
     def undo(self, *, operation_id: str, origin: Origin) -> AwardResult:
         """Take an applied award back, once, by an award of its own with negative points. Raises AwardRefused."""
+        if not is_operation_id(operation_id):
+            raise AwardRefused(Refusal.AWARD_NOT_FOUND)
         now = self._now()
         with self._database.write() as tx:
             self._database.lock(tx, f"connection {origin.connection_id}")
@@ -212,26 +243,17 @@ class Awards:
                 )
             ).one_or_none()
             if row is None:
-                raise AwardRefused(
-                    Refusal.AWARD_NOT_FOUND,
-                    "This connection has no such award. Nothing was changed.",
-                )
+                raise AwardRefused(Refusal.AWARD_NOT_FOUND)
             if row.state != AwardState.APPLIED or row.reverses is not None:
-                raise AwardRefused(
-                    Refusal.NOT_APPLIED,
-                    "Only an award that was applied can be undone. Nothing was changed.",
-                )
+                raise AwardRefused(Refusal.NOT_APPLIED)
             if tx.scalar(select(awards.c.operation_id).where(awards.c.reverses == operation_id)) is not None:
-                raise AwardRefused(
-                    Refusal.ALREADY_UNDONE,
-                    "This award has been undone already. Nothing was changed.",
-                )
+                raise AwardRefused(Refusal.ALREADY_UNDONE)
             self._database.lock(tx, f"member {row.store_id} {row.member_hmac}")
             # Its note belongs on the ticket of the award it takes back.
             origin = replace(origin, ticket_id=row.ticket_id)
             store = Store(id=row.store_id, program=_program_of(tx, row.store_id))
             email = self._sealer.open(row.member_email_sealed)
-            reason = f"Undo of {operation_id}"
+            reason = "Undo"
             request = AwardRequest(emails=(email,), points=-row.points, origin=origin, reason=reason)
             event = self._book(
                 tx,
@@ -249,7 +271,7 @@ class Awards:
             )
         return AwardResult(
             status=Status.APPLIED,
-            message=f"Took back {_points(row.points)}. New balance: {_points(event.points_balance)}.",
+            points=-row.points,
             points_balance=event.points_balance,
             operation_id=event.operation_id,
         )
@@ -260,26 +282,18 @@ class Awards:
         if not emails:
             email = None if request.key is None else program.email_of(store, member_hmac=request.key.member_hmac)
             if email is None:
-                raise AwardRefused(
-                    Refusal.MEMBER_MISSING,
-                    "This ticket's customer has no e-mail address, so there is nobody to give points to. "
-                    "Set the customer's e-mail in the ticket and try again. Nothing was added.",
-                )
+                raise AwardRefused(Refusal.MEMBER_MISSING)
             emails = (email,)
         elif request.key is not None:
             # Of several readings the card's is the one that was shown.
             emails = tuple(email for email in emails if self._hasher.email(email) == request.key.member_hmac)
             if not emails:
-                raise AwardRefused(
-                    Refusal.MEMBER_MISMATCH,
-                    "The card belongs to another customer than this ticket. "
-                    "Reload the ticket and press the button again. Nothing was added.",
-                )
+                raise AwardRefused(Refusal.MEMBER_MISMATCH)
         for email in emails:
             member = program.member(store, email=email)
             if member is not None:
                 return member
-        raise _member_not_found()
+        raise AwardRefused(Refusal.MEMBER_NOT_FOUND)
 
     def _earlier(self, tx: Connection, asked: _Asked, *, now: datetime) -> tuple[Any, bool]:
         """The earlier award that this request repeats, or None; and whether its key may still be recorded.
@@ -298,11 +312,7 @@ class Awards:
                 return None, True
             if used.stands and (now - used.created_at < self._window or used.state not in SETTLED):
                 if used.fingerprint != asked.fingerprint:
-                    raise AwardRefused(
-                        Refusal.KEY_REUSED,
-                        f"This card has just been used for another award ({_points(used.points)}). "
-                        "Reload the ticket and press the button again. Nothing was added.",
-                    )
+                    raise AwardRefused(Refusal.KEY_REUSED, points=used.points, wait_s=self._wait_s(used, now=now))
                 return used, False
         earlier = tx.execute(
             select(awards)
@@ -321,30 +331,10 @@ class Awards:
         ).one_or_none()
         return earlier, False
 
-    def _told_again(self, earlier: Any, member: Member, *, request: AwardRequest, now: datetime) -> AwardResult:
-        if earlier.state not in SETTLED:
-            return AwardResult(
-                status=Status.BEING_CONFIRMED,
-                message=f"The award of {_points(earlier.points)} is being confirmed; do not add it again. "
-                f"Last known balance: {_points(member.points_balance)}.",
-                points_balance=member.points_balance,
-                operation_id=earlier.operation_id,
-            )
-        wait_s = max(1, math.ceil((earlier.created_at + self._window - now).total_seconds()))
-        again = (
-            "To add them once more on purpose, reload the ticket and press the button again"
-            if request.key is not None
-            else f"To add them once more on purpose, press the button again in {_counted(wait_s, 'second')}"
-        )
-        return AwardResult(
-            status=Status.ALREADY_APPLIED,
-            message=(
-                f"Already added a moment ago: {_points(earlier.points)}, "
-                f"the balance is {_points(member.points_balance)}. {again}."
-            ),
-            points_balance=member.points_balance,
-            operation_id=earlier.operation_id,
-        )
+    def _wait_s(self, earlier: Any, *, now: datetime) -> int:
+        """Seconds until the window of `earlier` has passed, at least 1."""
+        left: timedelta = earlier.created_at + self._window - now
+        return max(1, math.ceil(left.total_seconds()))
 
     def _check_caps(self, tx: Connection, asked: _Asked, *, rules: Rules, now: datetime) -> None:
         """Refuse what would exceed a day's cap. Unsettled awards count; undone ones do not; the day is UTC's."""
@@ -358,20 +348,16 @@ class Awards:
         )
         by_agent = int(tx.scalar(today.where(awards.c.agent_hmac == asked.agent_hmac)) or 0)
         if by_agent + request.points > rules.max_points_per_agent_per_day:
-            who = "You have" if request.origin.agent_email else "Agents whose name is not known have"
             raise AwardRefused(
                 Refusal.POINTS_ABOVE_AGENT_CAP,
-                f"{who} added {_points(by_agent)} today; the limit for one agent is "
-                f"{_points(rules.max_points_per_agent_per_day)} a day (UTC). Ask an admin to raise it "
-                "on the connection's page, or go on tomorrow. Nothing was added.",
+                points=by_agent,
+                limit=rules.max_points_per_agent_per_day,
+                agent_known=request.origin.agent_email is not None,
             )
         by_connection = int(tx.scalar(today) or 0)
         if by_connection + request.points > rules.max_points_per_day:
             raise AwardRefused(
-                Refusal.POINTS_ABOVE_CONNECTION_CAP,
-                f"This helpdesk has added {_points(by_connection)} today; its limit is "
-                f"{_points(rules.max_points_per_day)} a day (UTC). Ask an admin to raise it "
-                "on the connection's page, or go on tomorrow. Nothing was added.",
+                Refusal.POINTS_ABOVE_CONNECTION_CAP, points=by_connection, limit=rules.max_points_per_day
             )
 
     def _book(
@@ -405,7 +391,7 @@ class Awards:
             event = self._programs[store.program].add_points(store, event=points, within=tx)
         except UnknownMember as error:
             # Gone between reading and booking; leaving the transaction undoes the intent too.
-            raise _member_not_found() from error
+            raise AwardRefused(Refusal.MEMBER_NOT_FOUND) from error
         self._settle(tx, operation_id, balance=event.points_balance, now=now)
         return event
 
@@ -485,39 +471,23 @@ class _Asked:
     fingerprint: str
 
 
+def is_operation_id(text: str) -> bool:
+    """Whether `text` has the form of an operation id."""
+    return re.fullmatch(r"td_[a-z2-7]{24}", text) is not None
+
+
 def _check_request(request: AwardRequest, rules: Rules) -> None:
     if request.points > rules.max_points_per_award:
-        raise AwardRefused(
-            Refusal.POINTS_ABOVE_AWARD_CAP,
-            f"{_points(request.points)} are too many for one award; the limit is "
-            f"{_points(rules.max_points_per_award)}. Nothing was added.",
-        )
+        raise AwardRefused(Refusal.POINTS_ABOVE_AWARD_CAP, points=request.points, limit=rules.max_points_per_award)
     if rules.reasons and request.reason and request.reason not in rules.reasons:
-        raise AwardRefused(
-            Refusal.REASON_NOT_ALLOWED,
-            f"This reason is not on the list. Choose one of: {', '.join(rules.reasons)}. Nothing was added.",
-        )
+        raise AwardRefused(Refusal.REASON_NOT_ALLOWED, allowed_reasons=rules.reasons)
 
 
 def _check_member(member: Member, rules: Rules) -> None:
     if member.status is MemberStatus.EXCLUDED:
-        raise AwardRefused(
-            Refusal.MEMBER_EXCLUDED,
-            "This customer is excluded from the loyalty program and cannot receive points. Nothing was added.",
-        )
+        raise AwardRefused(Refusal.MEMBER_EXCLUDED)
     if member.status is MemberStatus.GUEST and not rules.allow_guests:
-        raise AwardRefused(
-            Refusal.MEMBER_GUEST,
-            "This customer is a guest, not yet a member, and guests cannot receive points. "
-            "An admin can allow it on the connection's page. Nothing was added.",
-        )
-
-
-def _member_not_found() -> AwardRefused:
-    return AwardRefused(
-        Refusal.MEMBER_NOT_FOUND,
-        "This customer is not in the loyalty program, so there is nobody to give points to. Nothing was added.",
-    )
+        raise AwardRefused(Refusal.MEMBER_GUEST)
 
 
 def _program_of(tx: Connection, store_id: int) -> ProgramKind:
@@ -529,11 +499,3 @@ _undo = awards.alias("undo")
 _STANDS: ColumnElement[bool] = and_(
     awards.c.state != AwardState.REJECTED, ~exists().where(_undo.c.reverses == awards.c.operation_id)
 )
-
-
-def _points(points: int) -> str:
-    return _counted(points, "point")
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}" if abs(number) == 1 else f"{number:,} {what}s"

@@ -8,6 +8,7 @@ kept sums, proven against the entries by `verify`.
 
 from __future__ import annotations
 
+import re
 from base64 import b32encode
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date, datetime
@@ -126,8 +127,16 @@ def open_store(tx: Connection, *, identity: str, now: datetime) -> Store:
     return Store(id=store_id, program=ProgramKind.LEDGER)
 
 
+def only_store(tx: Connection) -> Store | None:
+    """The one ledger store there is; None when there is none, or several."""
+    ids = tx.scalars(select(stores.c.id).where(stores.c.program == ProgramKind.LEDGER).limit(2)).all()
+    return Store(id=ids[0], program=ProgramKind.LEDGER) if len(ids) == 1 else None
+
+
 def storefront_of(database: Database, *, referral_code: str) -> str | None:
     """The address of the shop that a referral link belongs to: empty when it has set none, None for no such link."""
+    if not re.fullmatch(r"[a-z2-7]{16}", referral_code):
+        return None
     with database.read() as tx:
         row = tx.execute(
             select(stores.c.storefront_url)
@@ -172,14 +181,14 @@ class Ledger:
         self._public_url = public_url
         self._now = now
 
-    def member(self, store: Store, *, email: str) -> Member | None:
+    def member(self, store: Store, *, email: str, with_date_of_birth: bool = False) -> Member | None:
         """The member with this e-mail as the ledger stands now, or None."""
         with self._database.read() as tx:
             row = tx.execute(_MEMBER, {"store_id": store.id, "email_hmac": self._hasher.email(email)}).one_or_none()
             if row is None:
                 return None
             activity = tx.execute(_ACTIVITY, {"member_id": row.id}).all()
-        return self._read_member(row, activity, email=email)
+        return self._read_member(row, activity, email=email, with_date_of_birth=with_date_of_birth)
 
     def email_of(self, store: Store, *, member_hmac: str) -> str | None:
         """The e-mail of the member with this HMAC, or None."""
@@ -217,9 +226,9 @@ class Ledger:
         )
         return PointsEvent(operation_id=event.operation_id, points_balance=balance)
 
-    def _read_member(self, row: Any, activity: Sequence[Any], *, email: str) -> Member:
+    def _read_member(self, row: Any, activity: Sequence[Any], *, email: str, with_date_of_birth: bool) -> Member:
         status = MemberStatus(row.status)
-        born = row.date_of_birth_sealed
+        born = row.date_of_birth_sealed if with_date_of_birth else None
         return Member(
             email=email,
             status=status,

@@ -306,8 +306,8 @@ class _Columns:
 
     def _read_customer_id(self, cells: Sequence[str]) -> str | None:
         told = _cell(cells, self._customer_id)
-        if len(told) > MAX_CUSTOMER_ID or not told.isprintable():
-            raise _BadLine(f"Customer ID must be at most {MAX_CUSTOMER_ID} plain characters.")
+        if len(told) > MAX_CUSTOMER_ID or not told.isprintable() or "@" in told:
+            raise _BadLine(f"Customer ID must be at most {MAX_CUSTOMER_ID} plain characters and no e-mail.")
         return told or None
 
     def _read_date_of_birth(self, cells: Sequence[str], *, today: date) -> str | None:
@@ -368,16 +368,22 @@ class _Seen:
         self._database.close()
 
 
+OWN_COLUMNS = ("line", "reason")
+
+
 class _Rejects:
     """The file of rejected lines, beside the input, made when the first one comes. Only its owner may read it.
 
-    It has the columns of the input after its own two, so it can be mended and imported itself.
+    It has the columns of the input after its own two, so it can be mended and imported itself. An earlier one, perhaps
+    just being mended, is kept under another name.
     """
 
     def __init__(self, path: Path, *, header: Sequence[str]) -> None:
         self.path = path.with_name(f"{path.name}.rejects.csv")
         self.count = 0
-        self._header = header
+        # A mended rejects file brings these two along; its new line numbers are its own.
+        self._skip = len(OWN_COLUMNS) if tuple(header[: len(OWN_COLUMNS)]) == OWN_COLUMNS else 0
+        self._header = header[self._skip :]
         self._file: TextIO | None = None
         self._writer: Any = None
 
@@ -386,7 +392,9 @@ class _Rejects:
         try:
             if self._file is None:
                 self._open()
-            self._writer.writerow([line, reason, *cells])
+            # The one cell of a line that is no CSV stays as it is.
+            own = cells[self._skip :] or cells
+            self._writer.writerow([line, reason, *own])
         except OSError as error:
             raise self._refusal(error) from error
         self.count += 1
@@ -401,7 +409,7 @@ class _Rejects:
             opener=lambda name, flags: os.open(name, flags, 0o600),
         )
         self._writer = csv.writer(self._file, lineterminator="\n")
-        self._writer.writerow(["line", "reason", *self._header])
+        self._writer.writerow([*OWN_COLUMNS, *self._header])
 
     def _refusal(self, error: OSError) -> ImportRefused:
         return ImportRefused(
@@ -411,7 +419,10 @@ class _Rejects:
 
     def __enter__(self) -> Self:
         try:
-            self.path.unlink(missing_ok=True)
+            if self.path.is_file() and not self.path.is_symlink():
+                self.path.replace(self.path.with_suffix(".old.csv"))
+            else:
+                self.path.unlink(missing_ok=True)
         except OSError as error:
             raise self._refusal(error) from error
         return self

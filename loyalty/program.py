@@ -89,8 +89,8 @@ class UnknownMember(Exception):
 class LoyaltyProgram(Protocol):
     """A loyalty program. E-mails are normalised by the caller."""
 
-    def member(self, store: Store, *, email: str) -> Member | None:
-        """The member with this e-mail, or None."""
+    def member(self, store: Store, *, email: str, with_date_of_birth: bool = False) -> Member | None:
+        """The member with this e-mail, or None. The date of birth is read only where it is asked for."""
 
     def email_of(self, store: Store, *, member_hmac: str) -> str | None:
         """The e-mail behind the keyed HMAC of an award key, or None when the member is gone."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from http.cookiejar import DefaultCookiePolicy
 from io import BytesIO
+from time import monotonic
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -29,6 +30,8 @@ from urllib3.exceptions import HTTPError as _PROTOCOL_ERROR
 from telemetry import GORGIAS_CALLS
 
 TIMEOUTS_S = (3.05, 10.0)  # connect, read
+BODY_S = 5.0  # from the head of an answer to the end of its body
+PIECE = 65_536  # bytes
 MAX_BODY = 2 * 1024 * 1024
 PAGE_SIZE = 100
 MAX_PAGES = 100
@@ -50,7 +53,7 @@ class GorgiasReason(StrEnum):
 
 
 class GorgiasError(Exception):
-    """A call to Gorgias failed. `maybe_done` tells whether it may have taken effect all the same."""
+    """A call to Gorgias failed."""
 
     def __init__(
         self,
@@ -59,13 +62,11 @@ class GorgiasError(Exception):
         *,
         status: int | None = None,
         retry_after_s: float | None = None,
-        maybe_done: bool = False,
     ) -> None:
         super().__init__(sentence)
         self.reason = reason
         self.status = status
         self.retry_after_s = retry_after_s
-        self.maybe_done = maybe_done
 
 
 class InvalidGrant(Exception):
@@ -177,7 +178,7 @@ class TokenEndpoint:
             with _hardened(session):
                 answer = call(session)
         except (requests.RequestException, OSError, _PROTOCOL_ERROR) as error:
-            raise GorgiasError(GorgiasReason.UNREACHABLE, "Gorgias cannot be reached.", maybe_done=True) from error
+            raise GorgiasError(GorgiasReason.UNREACHABLE, "Gorgias cannot be reached.") from error
         except (ValueError, TypeError, OverflowError) as error:
             raise GorgiasError(GorgiasReason.BROKEN, "Gorgias gave tokens in a shape we cannot read.") from error
         return answer if isinstance(answer, Mapping) else {}
@@ -190,7 +191,7 @@ def _checked(response: requests.Response) -> requests.Response:
     client, not about the account's tokens: to take it for lost access would disconnect every account at once.
     """
     with response:
-        content = response.raw.read(MAX_BODY + 1, decode_content=True)
+        content = _read_body(response)
     told = _load(response, content)
     error = told.get("error") if isinstance(told, dict) else None
     if error == "invalid_grant":
@@ -321,14 +322,27 @@ class GorgiasApi:
                 allow_redirects=False,
                 stream=True,
             ) as response:
-                content = response.raw.read(MAX_BODY + 1, decode_content=True)
+                content = _read_body(response)
         except requests.ConnectTimeout as error:
             raise GorgiasError(GorgiasReason.UNREACHABLE, "Gorgias cannot be reached.") from error
         except (requests.RequestException, OSError, _PROTOCOL_ERROR) as error:
-            raise GorgiasError(
-                GorgiasReason.UNREACHABLE, "The connection to Gorgias broke.", maybe_done=True
-            ) from error
+            raise GorgiasError(GorgiasReason.UNREACHABLE, "The connection to Gorgias broke.") from error
         return _read_answer(response, content)
+
+
+def _read_body(response: requests.Response) -> bytes:
+    """At most one byte more than MAX_BODY, within BODY_S. Raises requests' and urllib3's errors.
+
+    The read timeout is for each piece: a body that drips would otherwise hold the caller, and its lease, for ever.
+    """
+    give_up_at = monotonic() + BODY_S
+    content = b""
+    # read1 gives what is there; read and stream would wait for a whole piece.
+    while len(content) <= MAX_BODY and (piece := response.raw.read1(PIECE, decode_content=True)):
+        content += piece
+        if monotonic() > give_up_at:
+            raise requests.ReadTimeout("the body did not come to an end")
+    return content[: MAX_BODY + 1]
 
 
 def _read_answer(response: requests.Response, content: bytes) -> Any:
@@ -348,7 +362,7 @@ def _load(response: requests.Response, content: bytes) -> Any:
     the request: 429, 5xx, too large a body, and a good status with something else than JSON."""
     status = response.status_code
     if len(content) > MAX_BODY:
-        raise GorgiasError(GorgiasReason.BROKEN, "Gorgias' answer is too large.", status=status, maybe_done=True)
+        raise GorgiasError(GorgiasReason.BROKEN, "Gorgias' answer is too large.", status=status)
     try:
         told = orjson.loads(content) if content.strip() else None
     except orjson.JSONDecodeError:
@@ -357,7 +371,6 @@ def _load(response: requests.Response, content: bytes) -> Any:
                 GorgiasReason.BROKEN,
                 "Gorgias gave an answer that is not JSON.",
                 status=status,
-                maybe_done=True,
             ) from None
         told = None
     sentence = f"Gorgias answered {status}{_error_text(told)}."
@@ -369,7 +382,7 @@ def _load(response: requests.Response, content: bytes) -> Any:
             retry_after_s=_seconds(response.headers.get("Retry-After")),
         )
     if status >= 500:
-        raise GorgiasError(GorgiasReason.UNREACHABLE, sentence, status=status, maybe_done=True)
+        raise GorgiasError(GorgiasReason.UNREACHABLE, sentence, status=status)
     return told
 
 

@@ -168,11 +168,16 @@ def read_identity(id_token: str | None, *, issuer: str, client_id: str, nonce: s
             raise OAuthRefused(Refusal.ID_TOKEN_INVALID)
         return Identity(
             user_id=int(subject),
-            email=str(claims.get("email") or "").strip().lower()[:320],
-            name=str(claims.get("name") or "")[:120],
+            email=_printable(claims.get("email")).lower()[:320],
+            name=_printable(claims.get("name"))[:120],
         )
     except (JoseError, ValueError, TypeError, KeyError) as error:
         raise OAuthRefused(Refusal.ID_TOKEN_INVALID) from error
+
+
+def _printable(claim: Any) -> str:
+    """Text on one line that every page and database can hold; lone surrogates are no text."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(claim or "")).split())
 
 
 def _expiry(access_token: str, expires_in: Any, *, now: datetime) -> datetime:

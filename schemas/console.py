@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from werkzeug.urls import iri_to_uri
+
 from schemas.widget import one_line
 
 MAX_POINTS = 2_000_000_000
 MAX_REASONS = 20
 MAX_PRESETS = 6
+SHOP_ADDRESS_FAULT = "Shop address: a full address such as https://shop.example.com, without a query."
 
 
 class BadForm(Exception):
@@ -68,7 +71,13 @@ def read_connection_form(form: Mapping[str, Any]) -> ConnectionForm:
 
     storefront = str(form.get("storefront_url", "")).strip()
     if storefront and not re.fullmatch(r"https?://[\w.-]+(:[0-9]{1,5})?(/[^\s?#\\<>\"\x00-\x1f\x7f]*)?", storefront):
-        faults.append("Shop address: a full address such as https://shop.example.com, without a query.")
+        faults.append(SHOP_ADDRESS_FAULT)
+    elif storefront:
+        try:
+            # As it will go into a Location header: bad ports and labels fail only there.
+            iri_to_uri(storefront)
+        except ValueError:
+            faults.append(SHOP_ADDRESS_FAULT)
     if len(storefront) > 300:
         faults.append("Shop address: up to 300 characters.")
 

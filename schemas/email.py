@@ -17,7 +17,9 @@ MAX_ADDRESSES = 5
 
 _ADDRESS = re.compile(r"[^\s@,;<>\"(){}\x00-\x1f]+@[^\s@,;<>\"(){}\x00-\x1f]+\.[^\s@,;<>\"(){}\x00-\x1f]+")
 _SEPARATOR = re.compile(r"[,;\n]+")
-_ANGLED = re.compile(r"<([^<>]*)>")
+_QUOTED_NAME = re.compile(r'"[^"@]*"\s*(?=<)')
+# A display name before the address: nothing may follow it, and no other address may stand in the name.
+_ANGLED = re.compile(r"[^<>@]*<([^<>]*)>")
 
 
 def normalise(text: str) -> str | None:
@@ -28,6 +30,11 @@ def normalise(text: str) -> str | None:
     if len(address) > MAX_LENGTH or not _ADDRESS.fullmatch(address):
         return None
     return address
+
+
+def _read_one(part: str) -> str | None:
+    angled = _ANGLED.fullmatch(part.strip())
+    return normalise((angled.group(1) if angled else part).strip().replace(" ", "+"))
 
 
 def read_addresses(values: list[str]) -> tuple[str, ...]:
@@ -41,10 +48,11 @@ def read_addresses(values: list[str]) -> tuple[str, ...]:
         # Not cut to length: what is left of a cut address may be somebody else's.
         if len(value) > MAX_VALUE:
             continue
-        for reading in (value, unquote(value)):
-            for part in _SEPARATOR.split(reading):
-                angled = _ANGLED.search(part)
-                address = normalise((angled.group(1) if angled else part).strip().replace(" ", "+"))
-                if address is not None:
-                    found[address] = None
+        # Decoded only when it cannot be an address as it stands: a percent sign is a letter like others in an address,
+        # and whoever writes from `victim%40shop.example@evil.example` must not be taken for the victim.
+        reading = value if "@" in value else unquote(value)
+        addresses = [_read_one(part) for part in _SEPARATOR.split(_QUOTED_NAME.sub("", reading)) if part.strip()]
+        # For the same reason nothing is picked out of a value of which another part is no address.
+        if None not in addresses:
+            found.update(dict.fromkeys(address for address in addresses if address is not None))
     return tuple(found)[:MAX_ADDRESSES]

@@ -15,6 +15,10 @@ from schemas.email import read_addresses
 
 MAX_POINTS = 9_999_999_999
 MAX_REASON = 200
+UNREADABLE = (
+    "The button sent something we cannot read. "
+    "Ask an admin to press Repair on the connection's page. Nothing was added."
+)
 
 
 class RequestFault(StrEnum):
@@ -55,6 +59,11 @@ def one_line(text: str) -> str:
     return "" if "{{" in text or "}}" in text or text in ("None", "null", "undefined") else text
 
 
+def without_addresses(text: str) -> str:
+    """Free text with every e-mail address taken out: it is kept and shown plain, and addresses never are."""
+    return re.sub(r"\S+@\S+", "[address]", text)
+
+
 class TextField(fields.Field[str]):
     """Text as it arrived, or a number as text."""
 
@@ -92,11 +101,7 @@ class AwardFields:
 def read_award(sent: Any) -> AwardFields:
     """Read an award request. Raises BadRequest with a sentence that a person understands."""
     if not isinstance(sent, Mapping):
-        raise BadRequest(
-            RequestFault.REQUEST_UNREADABLE,
-            "The button sent something we cannot read. Ask an admin to press Repair "
-            "on the connection's page. Nothing was added.",
-        )
+        raise BadRequest(RequestFault.REQUEST_UNREADABLE, UNREADABLE)
     try:
         loaded: dict[str, Any] = _AwardSchema().load(sent)
     except ValidationError as error:
@@ -116,8 +121,9 @@ def read_award(sent: Any) -> AwardFields:
         points=loaded["points"],
         # Read as it arrived: tidied, one shopper's address might become another's.
         emails=read_addresses([loaded["email"] or ""]),
-        ticket_id=text["ticket_id"],
+        # One ticket has one number: 007 and 7 are the same.
+        ticket_id=text["ticket_id"].lstrip("0") or text["ticket_id"][:1],
         agent_email=next(iter(read_addresses([loaded["agent_email"] or ""])), None),
-        reason=text["reason"][:MAX_REASON].rstrip(),
+        reason=without_addresses(text["reason"])[:MAX_REASON].rstrip(),
         award_key=text["award_key"],
     )

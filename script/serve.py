@@ -25,6 +25,7 @@ from script.bootstrap import ROOT, VAR, Trouble, last_lines, run, say, set_up
 
 MEMBERS = "demo/members.csv"
 LOGS = VAR / "log"
+DEFAULT_PORT = 8000
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,13 @@ class Child:
     answers: tuple[int, str] | None = None
 
 
-def main(_arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Serve until Ctrl-C or SIGTERM (returns 0) or until a process fails (returns 1).
 
     Raises Trouble for what goes wrong before.
     """
+    if arguments:
+        raise Trouble("script/server takes no arguments; another port is chosen with PORT=8100 script/server.")
     port = port_from(os.environ)
     with only_one_server(VAR / "server.lock"):
         for number in (port, port + 1):
@@ -51,6 +54,7 @@ def main(_arguments: Sequence[str]) -> int:
         python = set_up(["requirements.txt"])
         environment = demo_environment(port, sandbox_client(VAR / "sandbox-client.json"))
         prepare(python, environment)
+        (VAR / "demo-port").write_text(str(port))
         return supervise(
             children(python, port, environment),
             environment=environment,
@@ -61,7 +65,7 @@ def main(_arguments: Sequence[str]) -> int:
 
 def port_from(environment: Mapping[str, str]) -> int:
     """PORT, or 8000. The sandbox takes the one above, so 65535 is too high. Raises Trouble."""
-    given = environment.get("PORT", "").strip() or "8000"
+    given = environment.get("PORT", "").strip() or str(DEFAULT_PORT)
     if not (given.isascii() and given.isdigit() and len(given) <= 5 and 1 <= int(given) <= 65534):
         raise Trouble(f"PORT is {given!r}, but must be a number between 1 and 65534.")
     return int(given)

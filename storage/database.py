@@ -8,6 +8,7 @@ a transaction that first reads and then writes would otherwise fail with "databa
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,10 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 UNWRITABLE = "The database file cannot be written. Check the permissions of its folder."
+
+
+# Below the 2.5 s in which a card answers, and the 10 s in which an award does.
+READ_S, WRITE_S = 2, 8
 
 
 class DatabaseUnavailable(Exception):
@@ -39,6 +44,8 @@ class Database:
             if name and name != ":memory:":
                 try:
                     Path(name).parent.mkdir(parents=True, exist_ok=True)
+                    # Nobody else on the machine reads it; the files beside it take over its mode.
+                    os.close(os.open(name, os.O_RDWR | os.O_CREAT, 0o600))
                 except OSError as error:
                     raise DatabaseUnavailable(UNWRITABLE) from error
             # More connections than a web process has threads: a reader never waits for a place.
@@ -48,23 +55,42 @@ class Database:
             self._reader = self.engine
         else:
             self.engine = create_engine(
-                url, pool_size=8, max_overflow=8, pool_timeout=5, pool_pre_ping=True, hide_parameters=True
+                url,
+                pool_size=8,
+                max_overflow=8,
+                pool_timeout=2,
+                pool_pre_ping=True,
+                hide_parameters=True,
+                # A server that is gone or silent must not hold a request: seconds to connect, milliseconds unanswered.
+                connect_args={"connect_timeout": 2, "tcp_user_timeout": 5_000},
             )
+            event.listen(self.engine, "connect", _prepare_postgresql)
             # PostgreSQL would show each statement the newest commits: a balance without its activity.
             self._reader = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._writer = self.engine.execution_options(tallydesk_write=True)
 
     @contextmanager
-    def read(self) -> Iterator[Connection]:
-        """A transaction that only reads: one consistent view, ended without a trace."""
+    def read(self, *, unhurried: bool = False) -> Iterator[Connection]:
+        """A transaction that only reads: one consistent view, ended without a trace.
+
+        On PostgreSQL each statement has two seconds, so that a card is never late; `unhurried` reports have no limit.
+        """
         with self._reader.connect() as connection:
+            if unhurried:
+                self.limit_statements(connection, seconds=0)
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction that is committed when the block ends and rolled back when it raises. Keep it short."""
         with self._writer.begin() as connection:
+            self.limit_statements(connection, seconds=WRITE_S)
             yield connection
+
+    def limit_statements(self, tx: Connection, *, seconds: int) -> None:
+        """How long a statement of `tx` may take, waiting for locks included; 0 is without limit. PostgreSQL only."""
+        if not self.sqlite:
+            tx.exec_driver_sql(f"SET LOCAL statement_timeout = {seconds * 1_000:d}")
 
     def lock(self, tx: Connection, name: str) -> None:
         """Hold `name` until `tx` ends: whoever locks the same name waits. SQLite writers are alone anyway."""
@@ -108,7 +134,7 @@ class Database:
 def unavailable_sentence(error: DBAPIError) -> str:
     """Why the database did not serve, for a person. Takes the driver's error; never shows SQL or its values."""
     told = str(error.orig).lower()
-    if "locked" in told or "busy" in told:
+    if "locked" in told or "busy" in told or "statement timeout" in told:
         return "The database is busy. Try again in a moment."
     if "full" in told or "no space" in told or "disk i/o" in told:
         return "The disk of the database is full. Make room and try again."
@@ -128,8 +154,15 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
         "synchronous=FULL",
         "foreign_keys=ON",
         "secure_delete=ON",
+        # Without it REPLACE would delete rows behind the ledger's triggers.
+        "recursive_triggers=ON",
     ):
         connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _prepare_postgresql(connection: Any, _record: Any) -> None:
+    connection.execute(f"SET statement_timeout = {READ_S * 1_000:d}")
+    connection.commit()
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -203,7 +203,6 @@ awards = Table(
     Column("store_id", Id, ForeignKey("stores.id"), nullable=False),
     Column("connection_id", Id, ForeignKey("connections.id"), nullable=False),
     Column("state", String(20), nullable=False),
-    Column("state_reason", String(60)),
     Column("member_hmac", String(32), nullable=False),
     Column("member_email_sealed", Text, nullable=False),
     Column("points", BigInteger, nullable=False),

@@ -95,7 +95,7 @@ def test_every_fault_is_told_at_once(tmp_path: Path) -> None:
         "PUBLIC_URL must begin with https://",
         "GORGIAS_URL must begin with https://",
         "GORGIAS_URL must contain {account} once",
-        "MAX_POINTS_PER_AWARD must be at least 1.",
+        "MAX_POINTS_PER_AWARD must lie between 1 and 2,000,000,000.",
         "SECRET_KEY is too weak: make one with",
         "ENCRYPTION_KEYS, key 2, is not a good Fernet key: make one with",
         "GORGIAS_CLIENT_ID is missing",
@@ -249,3 +249,9 @@ def test_secrets_are_not_shown_when_settings_are_printed(tmp_path: Path) -> None
     found: Settings = load({**PRODUCTION, "DATABASE_URL": "postgresql://u:hidden@db/x"}, var=tmp_path)
     for secret in (SECRET, KEY, "client secret", "hidden"):
         assert secret not in repr(found)
+
+
+def test_a_public_address_with_a_path_is_refused(tmp_path: Path) -> None:
+    """Pages and Gorgias look for everything at the root."""
+    with pytest.raises(SettingsError, match="PUBLIC_URL must be a host without a path"):
+        load({"PUBLIC_URL": "http://localhost:8000/loyalty"}, var=tmp_path)

@@ -15,7 +15,7 @@ NOT_FOUND = "Customer not found"
 UNAVAILABLE = "Temporarily unavailable"
 
 
-def found(member: Member, *, award_key: str, show_date_of_birth: bool) -> dict[str, Any]:
+def found(member: Member, *, award_key: str) -> dict[str, Any]:
     """The card of a member."""
     credit = member.store_credit_balance
     return {
@@ -26,7 +26,7 @@ def found(member: Member, *, award_key: str, show_date_of_birth: bool) -> dict[s
         "store_credit_balance": "" if credit is None else f"{credit:.2f}",
         "lifetime_points": "" if member.lifetime_points is None else member.lifetime_points,
         "points_expire_at": member.points_expire_at or "",
-        "date_of_birth": member.date_of_birth.isoformat() if show_date_of_birth and member.date_of_birth else "",
+        "date_of_birth": member.date_of_birth.isoformat() if member.date_of_birth else "",
         "recent_activity": [
             {"when": _utc(activity.when), "what": activity.what, "points": activity.points}
             for activity in member.recent_activity[:5]

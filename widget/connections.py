@@ -23,6 +23,8 @@ from storage.database import Database
 from storage.sealing import RandomBytes, Sealer, hash_of
 from storage.tables import accounts, connection_keys, connections, stores
 
+MAX_ID = 2**63 - 1  # what the database can compare with
+
 
 class KeyPurpose(StrEnum):
     """What a connection's key opens."""
@@ -93,6 +95,8 @@ class Connections:
 
     def by_id(self, connection_id: int) -> Connection | None:
         """The connection with this id, whatever its state."""
+        if connection_id > MAX_ID:
+            return None
         with self._database.read() as tx:
             row = tx.execute(_CONNECTIONS.where(connections.c.id == connection_id)).one_or_none()
         return None if row is None else _connection(row)

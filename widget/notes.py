@@ -25,6 +25,7 @@ from storage.database import Database
 from storage.sealing import Sealer
 from storage.tables import awards, jobs
 from widget.connections import Connections, ConnectionState
+from widget.sentences import points as counted_points
 
 AGAIN_AFTER_S = (1, 2, 5, 15, 30, 60, 120, 300, 600, 1800, 3600)
 GIVE_UP_AFTER = timedelta(days=1)
@@ -109,7 +110,9 @@ class Notes:
         if isinstance(error, GorgiasError):
             if error.reason is GorgiasReason.CONFLICT:
                 return self._posted(award.operation_id)
-            if error.reason in _FINAL:
+            # Of the other refusals only 400 is about the note itself; 408 and the like pass.
+            final = error.reason in _FINAL and (error.reason is not GorgiasReason.REFUSED or error.status == 400)
+            if final:
                 return self._give_up(award.operation_id, _FINAL[error.reason])
             pause_s = max(pause_s, error.retry_after_s or 0)
         if now - award.created_at > GIVE_UP_AFTER:
@@ -136,6 +139,7 @@ class Notes:
             proven=award.agent_proof == "proven",
             balance=award.balance_after,
             operation_id=award.operation_id,
+            reverses=award.reverses,
         )
         return {
             "channel": "internal-note",
@@ -163,13 +167,17 @@ class Notes:
             )
 
 
-def note_text(*, points: int, reason: str, agent: str | None, proven: bool, balance: int, operation_id: str) -> str:
-    """The note, as plain text. `agent` is the name the button claimed unless `proven`."""
-    who = "An agent" if agent is None else agent if proven else f"{agent} (as the button says)"
-    did = f"added {points:,} points" if points > 0 else f"took back {-points:,} points"
-    lines = [f"Loyalty: {who} {did}. New balance: {balance:,} points."]
-    if reason:
+def note_text(
+    *, points: int, reason: str, agent: str | None, proven: bool, balance: int, operation_id: str, reverses: str | None
+) -> str:
+    """The note, as plain text. `agent` is the name the button claimed unless `proven`; `reverses` is what is undone."""
+    who = "An agent" if agent is None else agent if proven else f"{agent} (as Gorgias names them)"
+    did = f"added {counted_points(points)}" if points > 0 else f"took back {counted_points(-points)}"
+    lines = [f"Loyalty: {who} {did}. New balance: {counted_points(balance)}."]
+    if reason and reverses is None:
         lines.append(f"Reason: {reason}")
+    if reverses is not None:
+        lines.append(f"Undo of {reverses}")
     lines.append(f"Operation: {operation_id}")
     return "\n".join(lines)
 

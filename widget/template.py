@@ -108,7 +108,10 @@ def widget_body(
                         "displayCard": True,
                         "custom": {
                             "links": [
-                                {"label": "Activity in Tallydesk", "url": f"{public_url}/connections/{connection.id}"}
+                                {
+                                    "label": "Activity in Tallydesk",
+                                    "url": f"{public_url}/connections/{connection.id}/activity",
+                                }
                             ],
                             "buttons": _buttons(connection, context=context, integration_id=integration_id,
                                                 keys=keys, public_url=public_url),

@@ -23,11 +23,12 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from loyalty import award_key
-from loyalty.awards import AwardRefused, AwardRequest, AwardResult, Awards, Origin, Refusal, Status
+from loyalty.awards import AwardRefused, AwardRequest, Awards, Origin, Refusal, Status
 from loyalty.program import LoyaltyProgram, Member, ProgramKind
 from oauth.accounts import Accounts, AccountState
 from oauth.gorgias_api import origin_of
 from schemas.email import read_addresses
+from schemas.widget import UNREADABLE as _UNREADABLE
 from schemas.widget import AwardFields, BadRequest, RequestFault, read_award
 from settings import Settings
 from storage.database import unavailable_sentence
@@ -35,6 +36,7 @@ from storage.sealing import CannotOpen, Hasher, RandomBytes
 from telemetry import AWARDS, REQUEST_SECONDS, REQUESTS
 from widget import card
 from widget.connections import Connection, Connections, KeyPurpose
+from widget.sentences import refusal_sentence, result_sentence
 from widget.template import KEY_HEADER
 
 CUSTOMER, EARNINGS = "/widget/customer", "/widget/earnings"
@@ -86,26 +88,14 @@ def create_blueprint(room: WidgetRoom) -> Blueprint:
     @widget.get("/customer", provide_automatic_options=False)
     def customer() -> Response:
         began = perf_counter()
-        outcome, status, answer, connection = _look_up(room)
-        response = _json(answer, status)
-        _allow_origin(room, response, connection)
-        REQUESTS.labels(CUSTOMER, outcome).inc()
-        REQUEST_SECONDS.labels(CUSTOMER).observe(perf_counter() - began)
-        log.info("lookup", outcome=outcome, status=status, ms=round((perf_counter() - began) * 1000, 2))
-        return response
+        return _finish(room, CUSTOMER, "lookup", _look_up(room), began=began)
 
     @widget.post("/earnings", provide_automatic_options=False)
     def earnings() -> Response:
         began = perf_counter()
-        outcome, status, answer, connection = _award(room)
-        response = _json(answer, status)
-        _allow_origin(room, response, connection)
-        AWARDS.labels(outcome).inc()
-        REQUESTS.labels(EARNINGS, outcome).inc()
-        REQUEST_SECONDS.labels(EARNINGS).observe(perf_counter() - began)
-        log.info("award", outcome=outcome, status=status, ms=round((perf_counter() - began) * 1000, 2),
-                 operation_id=answer.get("operation_id"))  # fmt: skip
-        return response
+        answer = _award(room)
+        AWARDS.labels(answer.outcome).inc()
+        return _finish(room, EARNINGS, "award", answer, began=began)
 
     @widget.route("/customer", methods=["OPTIONS"])
     @widget.route("/earnings", methods=["OPTIONS"])
@@ -131,8 +121,33 @@ def create_blueprint(room: WidgetRoom) -> Blueprint:
     return widget
 
 
-# The reason word, the status, the answer, and whose key it was.
-Answer = tuple[str, int, dict[str, Any], Connection | None]
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """How a request ended, what is answered, and whose key it was. `trouble` is for the operator's log alone."""
+
+    outcome: str
+    status: int
+    body: dict[str, Any]
+    connection: Connection | None
+    trouble: str | None = None
+
+
+def _finish(room: WidgetRoom, route: str, event: str, answer: Answer, *, began: float) -> Response:
+    """The answer on the wire; counted, and told to the operator in one line."""
+    response = Response(orjson.dumps(answer.body), status=answer.status, mimetype="application/json")
+    response.headers["Cache-Control"] = "no-store"
+    _allow_origin(room, response, answer.connection)
+    seconds = perf_counter() - began
+    REQUESTS.labels(route, answer.outcome).inc()
+    REQUEST_SECONDS.labels(route).observe(seconds)
+    told = {"outcome": answer.outcome, "status": answer.status, "ms": round(seconds * 1000, 2)}
+    if "operation_id" in answer.body:
+        told["operation_id"] = answer.body["operation_id"]
+    if answer.trouble is None:
+        log.info(event, **told)
+    else:
+        log.error(event, **told, trouble=answer.trouble)
+    return response
 
 
 def _look_up(room: WidgetRoom) -> Answer:
@@ -140,34 +155,42 @@ def _look_up(room: WidgetRoom) -> Answer:
     try:
         connection = room.connections.by_key(request.headers.get(KEY_HEADER, ""), purpose=KeyPurpose.LOOKUP)
         if connection is None:
-            return Outcome.WRONG_KEY, 401, _WRONG_KEY, None
+            return Answer(outcome=Outcome.WRONG_KEY, status=401, body=_WRONG_KEY, connection=None)
         addresses = read_addresses(request.args.getlist("email"))
         member = _first_member(room, connection, addresses)
+        if member is None:
+            outcome = Outcome.NOT_FOUND if addresses else Outcome.NO_ADDRESS
+            body = card.without_member(card.NOT_FOUND, now=room.now())
+        else:
+            outcome = Outcome.FOUND
+            body = card.found(member, award_key=_award_key(room, connection, member))
     except TROUBLE as error:
-        log.error("lookup", outcome=Outcome.UNAVAILABLE, trouble=_for_operator(error))
-        return Outcome.UNAVAILABLE, 200, card.without_member(card.UNAVAILABLE, now=room.now()), connection
+        body = card.without_member(card.UNAVAILABLE, now=room.now())
+        return Answer(
+            outcome=Outcome.UNAVAILABLE, status=200, body=body, connection=connection, trouble=_for_operator(error)
+        )
     except Exception:
         # A bug of ours must not make Gorgias count failures; the traceback is for us.
         log.exception("lookup", outcome=Outcome.CRASHED)
-        return Outcome.CRASHED, 200, card.without_member(card.UNAVAILABLE, now=room.now()), connection
-    if member is None:
-        outcome = Outcome.NOT_FOUND if addresses else Outcome.NO_ADDRESS
-        return outcome, 200, card.without_member(card.NOT_FOUND, now=room.now()), connection
-    key = award_key.mint(
+        body = card.without_member(card.UNAVAILABLE, now=room.now())
+        return Answer(outcome=Outcome.CRASHED, status=200, body=body, connection=connection)
+    return Answer(outcome=outcome, status=200, body=body, connection=connection)
+
+
+def _award_key(room: WidgetRoom, connection: Connection, member: Member) -> str:
+    return award_key.mint(
         hasher=room.hasher,
         connection_id=connection.id,
         member_hmac=room.hasher.email(member.email),
         now=room.now(),
         random_bytes=room.random_bytes,
     )
-    shown = card.found(member, award_key=key, show_date_of_birth=connection.show_date_of_birth)
-    return Outcome.FOUND, 200, shown, connection
 
 
 def _first_member(room: WidgetRoom, connection: Connection, addresses: tuple[str, ...]) -> Member | None:
     program = room.programs[connection.store.program]
     for address in addresses:
-        member = program.member(connection.store, email=address)
+        member = program.member(connection.store, email=address, with_date_of_birth=connection.show_date_of_birth)
         if member is not None:
             return member
     return None
@@ -178,21 +201,40 @@ def _award(room: WidgetRoom) -> Answer:
     try:
         connection = room.connections.by_key(request.headers.get(KEY_HEADER, ""), purpose=KeyPurpose.AWARD)
         if connection is None:
-            return Outcome.WRONG_KEY, 401, _WRONG_KEY, None
+            return Answer(outcome=Outcome.WRONG_KEY, status=401, body=_WRONG_KEY, connection=None)
         fields = read_award(_sent())
         result = room.awards.award(connection.store, request=_request(room, connection, fields), rules=connection.rules)
-    except (BadRequest, AwardRefused) as error:
-        status = HTTP_STATUS.get(error.reason, 422)
-        return error.reason, status, _rejected(error.reason, str(error)), connection
+    except BadRequest as error:
+        return _refused(error.reason, str(error), connection)
+    except AwardRefused as error:
+        return _refused(error.reason, refusal_sentence(error), connection)
     except TROUBLE as error:
-        log.error("award", outcome=Outcome.UNAVAILABLE, trouble=_for_operator(error))
-        return Outcome.UNAVAILABLE, 503, _rejected(Outcome.UNAVAILABLE, _for_agent(error)), connection
+        body = _rejected(Outcome.UNAVAILABLE, _for_agent(error))
+        return Answer(
+            outcome=Outcome.UNAVAILABLE, status=503, body=body, connection=connection, trouble=_for_operator(error)
+        )
     except HTTPException:
         raise
     except Exception:
         log.exception("award", outcome=Outcome.CRASHED)
-        return Outcome.CRASHED, 500, _rejected(Outcome.CRASHED, _CRASHED), connection
-    return result.status, 202 if result.status is Status.BEING_CONFIRMED else 200, _answer(result), connection
+        body = _rejected(Outcome.CRASHED, _CRASHED)
+        return Answer(outcome=Outcome.CRASHED, status=500, body=body, connection=connection)
+    return Answer(
+        outcome=result.status,
+        status=202 if result.status is Status.BEING_CONFIRMED else 200,
+        body={
+            "status": result.status,
+            "message": result_sentence(result),
+            "points_balance": result.points_balance,
+            "operation_id": result.operation_id,
+        },
+        connection=connection,
+    )
+
+
+def _refused(reason: Refusal | RequestFault, sentence: str, connection: Connection | None) -> Answer:
+    status = HTTP_STATUS.get(reason, 422)
+    return Answer(outcome=reason, status=status, body=_rejected(reason, sentence), connection=connection)
 
 
 def _request(room: WidgetRoom, connection: Connection, fields: AwardFields) -> AwardRequest:
@@ -221,17 +263,16 @@ def _sent() -> dict[str, Any]:
         raise BadRequest(
             RequestFault.REQUEST_TOO_LARGE, "The button sent more than we can read. Nothing was added."
         ) from error
+    except OSError as error:
+        # What gunicorn raises for a body that is cut or badly chunked.
+        raise BadRequest(RequestFault.REQUEST_UNREADABLE, _UNREADABLE) from error
     if request.is_json or (not request.form and body.lstrip().startswith(b"{")):
         try:
             loaded = orjson.loads(body or b"{}")
         except orjson.JSONDecodeError:
             loaded = None
         if not isinstance(loaded, dict):
-            raise BadRequest(
-                RequestFault.REQUEST_UNREADABLE,
-                "The button sent something we cannot read. Ask an admin to press Repair on the connection's page. "
-                "Nothing was added.",
-            )
+            raise BadRequest(RequestFault.REQUEST_UNREADABLE, _UNREADABLE)
         sent.update(loaded)
     return sent
 
@@ -256,15 +297,6 @@ def _for_agent(error: Exception) -> str:
     )
 
 
-def _answer(result: AwardResult) -> dict[str, Any]:
-    return {
-        "status": result.status,
-        "message": result.message,
-        "points_balance": result.points_balance,
-        "operation_id": result.operation_id,
-    }
-
-
 def _rejected(reason: str, sentence: str) -> dict[str, Any]:
     return {"status": Status.REJECTED, "reason": reason, "message": sentence}
 
@@ -272,14 +304,9 @@ def _rejected(reason: str, sentence: str) -> dict[str, Any]:
 _CRASHED = "Something went wrong in Tallydesk. Reload the ticket and look at the balance before you try again."
 _WRONG_KEY = _rejected(
     Outcome.WRONG_KEY,
-    "This key is not valid. Ask an admin to press Repair on the connection's page in Tallydesk.",
+    "This card is out of date: reload the helpdesk and try again. If it goes on, ask an admin to press Repair "
+    "on the connection's page in Tallydesk. Nothing was added.",
 )
-
-
-def _json(answer: dict[str, Any], status: int) -> Response:
-    response = Response(orjson.dumps(answer), status=status, mimetype="application/json")
-    response.headers["Cache-Control"] = "no-store"
-    return response
 
 
 def _allow_origin(room: WidgetRoom, response: Response, connection: Connection | None) -> None:

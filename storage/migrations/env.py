@@ -8,6 +8,7 @@ from storage.tables import metadata
 database: Database = context.config.attributes["database"]
 
 with database.write() as connection:
+    database.limit_statements(connection, seconds=0)
     # Two releases starting at once: the second waits here and then finds nothing to do.
     database.lock(connection, "migrations")
     context.configure(

@@ -15,6 +15,7 @@ from storage.tables import awards, connections, jobs, ledger_transactions
 from tests.databases import Clock
 from tests.house import House
 from widget.connections import Connection
+from widget.sentences import result_sentence
 
 JANE = "jane@example.com"
 
@@ -79,7 +80,11 @@ class Desk:
             result = self.house.services.awards.undo(operation_id=operation_id, origin=origin)
         except AwardRefused as error:
             return error.reason.value
-        return {"message": result.message, "points_balance": result.points_balance, "operation_id": result.operation_id}
+        return {
+            "message": result_sentence(result),
+            "points_balance": result.points_balance,
+            "operation_id": result.operation_id,
+        }
 
     def made(self) -> tuple[int, int, int]:
         """How many awards, ledger transactions and jobs there are; the books must add up."""

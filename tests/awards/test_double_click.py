@@ -20,7 +20,7 @@ def test_two_clicks_on_one_card_award_once(desk: Desk) -> None:
     assert again == {
         "status": "already_applied",
         "message": "Already added a moment ago: 50 points, the balance is 150 points. "
-        "To add them once more on purpose, reload the ticket and press the button again.",
+        "To add them once more on purpose, press the button again in 60 seconds.",
         "points_balance": 150,
         "operation_id": first["operation_id"],
     }
@@ -47,7 +47,7 @@ def test_a_used_key_with_another_body_is_a_conflict_within_the_window(desk: Desk
     refused = desk.refused(status=409, **body)
     assert refused["reason"] == "key_reused"
     assert "(50 points)" in refused["message"]
-    assert "Reload the ticket" in refused["message"]
+    assert "Press the button again in 1 second, or as soon as the card shows the new balance." in refused["message"]
     desk.clock.advance(0.001)
     assert desk.told(**body)["status"] == "applied"
 

@@ -140,3 +140,18 @@ def _read(sent: Any) -> tuple[AwardFields | None, str]:
         return read_award(sent), ""
     except BadRequest as error:
         return None, str(error)
+
+
+def test_an_address_in_the_reason_is_not_kept() -> None:
+    """A reason is kept and shown plain; an address never is."""
+    assert read_award({"points": 5, "reason": "asked by jane@example.org, late"}).reason == "asked by [address] late"
+
+
+def test_a_ticket_number_has_one_form() -> None:
+    """Else `7` and `007` would be two tickets to the double-click window."""
+    assert [read_award({"points": 5, "ticket_id": told}).ticket_id for told in ("7", "007", "0", "000")] == [
+        "7",
+        "7",
+        "0",
+        "0",
+    ]

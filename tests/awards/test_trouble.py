@@ -26,7 +26,7 @@ class Breaking(Ledger):
         self._ledger = ledger
         self._fail = fail
 
-    def member(self, store: Store, *, email: str) -> Member | None:
+    def member(self, store: Store, *, email: str, with_date_of_birth: bool = False) -> Member | None:
         found: Member | None = self._ledger.member(store, email=email)
         return found
 

@@ -123,7 +123,7 @@ def test_from_the_first_visit_to_points_beside_the_ticket_and_back(house: House,
     # The ticket is one click away from the award, and the connection from the card.
     console.get_by_role("link", name=re.compile("^ticket ")).first.click()
     expect(console.get_by_role("heading", level=1)).to_have_text("Where is my order?")
-    expect(page.get_by_role("link", name="Activity in Tallydesk")).to_have_attribute("href", connection)
+    expect(page.get_by_role("link", name="Activity in Tallydesk")).to_have_attribute("href", f"{connection}/activity")
 
 
 def test_a_merchant_sets_up_repairs_replaces_keys_and_leaves_without_a_trace(house: House, visit: Visit) -> None:

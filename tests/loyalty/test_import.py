@@ -198,8 +198,12 @@ BAD_LINES = [
     ("ok@example.com,,,,19900531", "Date of Birth must be a past date such as 1990-05-31."),
     ("ok@example.com,,,,1990-02-30", "Date of Birth must be a past date such as 1990-05-31."),
     ("ok@example.com,,,,2026-03-15", "Date of Birth must be a past date such as 1990-05-31."),
-    ("ok@example.com,,,,," + "1" * 41, "Customer ID must be at most 40 plain characters."),
-    ("ok@example.com,,,,,1\x002", "Customer ID must be at most 40 plain characters."),
+    ("ok@example.com,,,,," + "1" * 41, "Customer ID must be at most 40 plain characters and no e-mail."),
+    (
+        "ok@example.com,,,,,ok@example.com",
+        "Customer ID must be at most 40 plain characters and no e-mail.",
+    ),
+    ("ok@example.com,,,,,1\x002", "Customer ID must be at most 40 plain characters and no e-mail."),
     ("first@example.com", "An earlier line of this file has the same Email."),
     ("FIRST@example.com ", "An earlier line of this file has the same Email."),
     ("ok@example.com,,,,,,", "The line has 7 cells, the header has 6."),
@@ -278,6 +282,22 @@ def test_mended_rejects_can_be_imported(room: LedgerRoom, run: Run) -> None:
     first = run("Email,Points\nana@example.com,ten\n")
     assert first.rejects_path is not None
     assert run(first.rejects_path.read_text().replace("ten", "10")).created == 1
+
+
+def test_a_rejects_file_that_someone_may_be_mending_is_kept(run: Run) -> None:
+    path = run("Email\nbad\n").rejects_path
+    assert path is not None
+    path.write_text("mended by hand")
+    run("Email\nbad\n")
+    assert path.with_suffix(".old.csv").read_text() == "mended by hand"
+
+
+def test_rejects_of_mended_rejects_do_not_grow_columns(run: Run) -> None:
+    first = run("Email,Points\nok@example.com,ten\n").rejects_path
+    assert first is not None
+    again = _rejects(run(first.read_text()))
+    assert again[0] == ["line", "reason", "Email", "Points"]
+    assert again[1] == ["2", "Points must be a whole number.", "ok@example.com", "ten"]
 
 
 def test_rejects_of_an_earlier_run_do_not_stay(run: Run) -> None:
@@ -424,7 +444,7 @@ def _import(
 
 
 def _member(room: LedgerRoom, email: str) -> Member:
-    member = room.program.member(room.store, email=email)
+    member = room.program.member(room.store, email=email, with_date_of_birth=True)
     assert member is not None
     return member
 

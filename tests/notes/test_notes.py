@@ -27,7 +27,7 @@ def test_the_note_says_who_added_what_and_why_under_the_operation_id(ticket: Tic
     ticket.house.work()
     (note,) = ticket.notes()
     assert note["body_text"] == (
-        "Loyalty: ben@acme.example (as the button says) added 1,000 points. New balance: 1,100 points.\n"
+        "Loyalty: ben@acme.example (as Gorgias names them) added 1,000 points. New balance: 1,100 points.\n"
         "Reason: Late parcel\n"
         f"Operation: {operation_id}"
     )
@@ -39,7 +39,7 @@ def test_the_note_says_who_added_what_and_why_under_the_operation_id(ticket: Tic
 
 
 def test_an_agent_whose_name_did_not_arrive_is_an_agent() -> None:
-    text = note_text(points=5, reason="", agent=None, proven=False, balance=5, operation_id="td_x")
+    text = note_text(points=5, reason="", agent=None, proven=False, balance=5, operation_id="td_x", reverses=None)
     assert text == "Loyalty: An agent added 5 points. New balance: 5 points.\nOperation: td_x"
 
 
@@ -196,6 +196,19 @@ def test_what_will_never_work_ends_the_note_with_a_reason(small_ticket: Ticket, 
     assert ticket.posts() == 1
 
 
+@pytest.mark.parametrize("status", [408, 422, 429, 500, 503])
+def test_what_may_pass_is_tried_again(small_ticket: Ticket, status: int) -> None:
+    ticket = small_ticket
+    ticket.sandbox.faults.add(ticket.path, method="POST", kind="status", status=status, times=10)
+    operation_id = ticket.award()
+    ticket.house.work()
+    assert ticket.state(operation_id) == ("due", None)
+    ticket.sandbox.faults.clear()
+    ticket.house.clock.advance(60)
+    ticket.house.work()
+    assert ticket.state(operation_id) == ("posted", None)
+
+
 def test_a_ticket_that_does_not_exist_ends_the_note_with_a_reason(small_ticket: Ticket) -> None:
     operation_id = small_ticket.award(ticket_id="999999")
     assert small_ticket.house.work() == 1
@@ -319,26 +332,51 @@ def test_two_workers_at_once_post_one_note(ticket: Ticket) -> None:
     assert ticket.state(operation_id) == ("posted", None)
 
 
-def test_a_job_that_crashes_is_kept_and_tried_again_ever_more_slowly(small_ticket: Ticket) -> None:
+def test_a_job_that_crashes_is_kept_and_tried_again_ever_more_slowly(
+    small_ticket: Ticket, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A bug of ours must neither lose the note nor fill the log."""
+    ticket = small_ticket
+    operation_id = ticket.award()
+
+    def crash(**_: object) -> str:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr("widget.notes.note_text", crash)
+    assert pauses_of(ticket, (0, 1, 2, 20)) == [30, 60, 120, 3600]
+    monkeypatch.undo()
+    ticket.house.work()
+    assert ticket.state(operation_id) == ("posted", None)
+    assert len(ticket.notes()) == 1
+
+
+def test_trouble_with_the_database_in_a_job_is_one_line_and_soon_tried_again(
+    small_ticket: Ticket, capfd: pytest.CaptureFixture[str]
+) -> None:
     ticket = small_ticket
     operation_id = ticket.award()
     with ticket.house.services.database.write() as tx:
         tx.exec_driver_sql("ALTER TABLE awards RENAME COLUMN note_reason TO note_reason_gone")
-    pauses = []
-    for earlier_attempts in (0, 1, 2, 20):
-        with ticket.house.services.database.write() as tx:
-            tx.execute(update(jobs).values(attempts=earlier_attempts))
-        assert ticket.house.work() == 1
-        with ticket.house.services.database.read() as tx:
-            pauses.append((tx.scalars(select(jobs.c.run_at)).one() - ticket.house.clock()).total_seconds())
-        ticket.house.clock.advance(pauses[-1])
-    assert pauses == [30, 60, 120, 3600]
+    assert pauses_of(ticket, (0, 1, 40)) == [2, 4, 60]
+    said = capfd.readouterr()
+    assert "Traceback" not in said.out + said.err
     with ticket.house.services.database.write() as tx:
         tx.exec_driver_sql("ALTER TABLE awards RENAME COLUMN note_reason_gone TO note_reason")
     ticket.house.work()
     assert ticket.state(operation_id) == ("posted", None)
-    assert len(ticket.notes()) == 1
+
+
+def pauses_of(ticket: Ticket, earlier_attempts: tuple[int, ...]) -> list[float]:
+    """How many seconds the one job waits after failing with so many attempts before."""
+    pauses = []
+    for attempts in earlier_attempts:
+        with ticket.house.services.database.write() as tx:
+            tx.execute(update(jobs).values(attempts=attempts))
+        assert ticket.house.work() == 1
+        with ticket.house.services.database.read() as tx:
+            pauses.append((tx.scalars(select(jobs.c.run_at)).one() - ticket.house.clock()).total_seconds())
+        ticket.house.clock.advance(pauses[-1])
+    return pauses
 
 
 def test_a_job_of_another_version_is_dropped(small_ticket: Ticket) -> None:

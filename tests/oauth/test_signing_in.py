@@ -165,6 +165,19 @@ def test_when_the_role_cannot_be_read_nothing_is_changed(house: House, kind: str
     assert everything(house) == before
 
 
+def test_when_nobody_may_read_roles_any_more_an_admin_can_still_disconnect_and_nothing_else(house: House) -> None:
+    """The person who connected lost their rights in Gorgias: waiting does not help, connecting again does."""
+    admin, connection = house.connect()
+    house.clock.advance(15 * 60 + 1)
+    house.sandbox.faults.add(r"/api/users/.*", kind="status", status=403, times=None)
+    answer = admin.submit(f"/connections/{connection.id}/repair", on="/connections/", follow=False)
+    assert answer.status_code == 403
+    assert "access_lost" in answer.text
+    assert "Connect again" in answer.text
+    page = admin.submit("/oauth/disconnect", on=f"/connections/{connection.id}")
+    assert "acme is disconnected" in page.text
+
+
 @pytest.mark.parametrize(("hours", "status"), [(11.9, 200), (12.1, 303)])
 def test_a_session_ends_after_twelve_hours(house: House, hours: float, status: int) -> None:
     browser, _ = house.connect()

@@ -185,6 +185,22 @@ def test_pressing_disconnect_in_two_windows_removes_once_and_names_nothing(small
     assert house.services.placement.remove(connection.id) == []
 
 
+def test_disconnecting_while_someone_else_holds_the_connection_says_so_and_can_be_repeated(
+    small_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = small_house
+    browser, connection = house.connect()
+
+    def held(_: int) -> list[str]:
+        raise PlacementFailed(PlacementProblem.IN_PROGRESS, "Someone else is setting up this connection.")
+
+    monkeypatch.setattr(house.services.placement, "remove", held)
+    page = _disconnect(browser, connection)
+    assert "The account is still connected; press Disconnect again" in page
+    monkeypatch.undo()
+    assert "acme is disconnected" in _disconnect(browser, connection)
+
+
 def _disconnect(browser: Browser, connection: Connection) -> str:
     page = browser.submit("/oauth/disconnect", on=f"/connections/{connection.id}")
     assert page.status_code == 200

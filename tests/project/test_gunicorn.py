@@ -102,7 +102,7 @@ def test_faulty_settings_stop_the_start_with_every_fault_in_words(folder: Path) 
     _, said = process.communicate(timeout=30)
     assert process.returncode == 1
     assert "PORT must be a number" in said
-    assert "DOUBLE_CLICK_WINDOW_S must be at least 1" in said
+    assert "DOUBLE_CLICK_WINDOW_S must lie between 1 and 86,400" in said
     assert "Traceback" not in said
 
 

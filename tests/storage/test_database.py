@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import sqlite3
 import threading
+import time
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from sqlalchemy import func, insert, select, text, update
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from storage.database import Database, DatabaseUnavailable, unavailable_sentence
 from storage.queue import defer
@@ -191,3 +193,42 @@ def test_upgrading_twice_changes_nothing(database: Database) -> None:
 
 def _file(database: Database) -> str:
     return database.url.removeprefix("sqlite:///")
+
+
+def test_a_silent_postgresql_does_not_hold_a_request() -> None:
+    """It takes the connection and never answers: a card must still be out within its deadline."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        database = Database(f"postgresql+psycopg://user@127.0.0.1:{port}/tallydesk")
+        began = time.monotonic()
+        with pytest.raises(OperationalError), database.read():
+            pass
+        assert time.monotonic() - began < 10, "without a limit it would never end"
+        database.close()
+
+
+def test_a_statement_on_postgresql_has_a_limit_and_a_report_has_none(postgres_database: Database) -> None:
+    limits = []
+    with postgres_database.read() as tx:
+        limits.append(tx.scalar(text("SHOW statement_timeout")))
+    with postgres_database.write() as tx:
+        limits.append(tx.scalar(text("SHOW statement_timeout")))
+    with postgres_database.read(unhurried=True) as tx:
+        limits.append(tx.scalar(text("SHOW statement_timeout")))
+    assert limits == ["2s", "8s", "0"]
+
+
+def test_sqlite_refuses_to_replace_what_was_booked(sqlite_database: Database) -> None:
+    with sqlite_database.write() as tx:
+        tx.execute(text("INSERT INTO stores (program, identity, created_at) VALUES ('ledger', 'x', 0)"))
+        tx.execute(
+            text(
+                "INSERT INTO members (store_id, email_hmac, email_sealed, status, referral_code, balance,"
+                " lifetime_points, created_at, updated_at) VALUES (1, 'h', 's', 'member', 'c', 0, 0, 0, 0)"
+            )
+        )
+        transaction = "ledger_transactions (id, store_id, member_id, operation_id, kind, what, created_at)"
+        tx.execute(text(f"INSERT INTO {transaction} VALUES (1, 1, 1, 'a', 'award', '', 0)"))
+    for replacing in ("(1, 1, 1, 'b', 'award', '', 0)", "(2, 1, 1, 'a', 'award', '', 0)"):
+        with pytest.raises(IntegrityError, match="append-only"), sqlite_database.write() as tx:
+            tx.execute(text(f"INSERT OR REPLACE INTO {transaction} VALUES {replacing}"))

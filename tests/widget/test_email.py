@@ -47,8 +47,26 @@ def test_one_address_in_every_clothing(arrived: str, meant: str) -> None:
     assert read_addresses([arrived])[0] == meant
 
 
-def test_a_percent_sign_that_belongs_to_the_address_is_tried_first() -> None:
-    assert read_addresses(["ten%25@example.com"]) == ("ten%25@example.com", "ten%@example.com")
+def test_a_percent_sign_in_an_address_is_a_letter_like_others() -> None:
+    assert read_addresses(["ten%25@example.com"]) == ("ten%25@example.com",)
+
+
+@pytest.mark.parametrize(
+    "arrived",
+    [
+        "jane%40example.com%2C@evil.example",
+        "%6aane@example.com",
+        '"<jane@example.com>"@evil.example',
+        "<jane@example.com>@evil.example",
+        "x<jane@example.com>y@evil.example",
+        "jane@example.com,@evil.example",
+        '"jane@example.com" <@evil.example>',
+        "jane@example.com <x@evil.example>",
+    ],
+)
+def test_nobody_is_taken_for_somebody_else_whose_address_stands_inside_theirs(arrived: str) -> None:
+    """Who writes in chooses their own address, and must not be shown another shopper's card by it."""
+    assert "jane@example.com" not in read_addresses([arrived])
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\n", ", ", " ; "])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
@@ -102,7 +103,7 @@ def test_what_a_program_gives_is_shown_as_text_that_macros_can_use() -> None:
         date_of_birth=date(1990, 2, 3),
         recent_activity=tuple(Activity(when=_noon(), what=str(n), points=n) for n in range(9)),
     )
-    shown = card.found(member, award_key="k", show_date_of_birth=True)
+    shown = card.found(member, award_key="k")
     assert list(shown) == KEYS
     assert shown["points_balance"] == -5
     assert shown["store_credit_balance"] == "25.00"
@@ -110,7 +111,7 @@ def test_what_a_program_gives_is_shown_as_text_that_macros_can_use() -> None:
     assert shown["date_of_birth"] == "1990-02-03"
     assert shown["lifetime_points"] == ""
     assert len(shown["recent_activity"]) == 5
-    assert card.found(member, award_key="k", show_date_of_birth=False)["date_of_birth"] == ""
+    assert card.found(replace(member, date_of_birth=None), award_key="k")["date_of_birth"] == ""
     assert None not in shown.values()
 
 

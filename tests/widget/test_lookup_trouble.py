@@ -27,9 +27,21 @@ class Program(Ledger):
     def __init__(self, fail: Callable[[], Any]) -> None:
         self._fail = fail
 
-    def member(self, store: Store, *, email: str) -> Member | None:
+    def member(self, store: Store, *, email: str, with_date_of_birth: bool = False) -> Member | None:
         self._fail()
         return None
+
+
+def test_a_bug_in_the_card_itself_is_a_card_that_says_so(
+    house: House, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.add_member(connection.store, JANE)
+
+    def crash(*_: Any, **__: Any) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr("widget.card.found", crash)
+    _assert_unavailable(house, connection)
 
 
 def test_a_crash_of_ours_is_a_card_that_says_so(house: House, connection: Connection) -> None:
@@ -109,6 +121,9 @@ def test_a_secret_sealed_with_a_lost_key_is_a_card_that_says_so(house: House, co
     sealed = Sealer((SECOND_KEY,)).seal("1990-02-03")
     with house.services.database.write() as tx:
         tx.exec_driver_sql("UPDATE members SET date_of_birth_sealed = ?", (sealed,))
+    assert house.lookup(connection, JANE).json()["loyalty_status"] == "Member", "what is not shown is not opened"
+    with house.services.database.write() as tx:
+        tx.exec_driver_sql("UPDATE connections SET show_date_of_birth = 1")
     _assert_unavailable(house, connection)
 
 

@@ -147,7 +147,6 @@ def upgrade() -> None:
             nullable=False,
         ),
         sa.Column("state", sa.String(length=20), nullable=False),
-        sa.Column("state_reason", sa.String(length=60), nullable=True),
         sa.Column("member_hmac", sa.String(length=32), nullable=False),
         sa.Column("member_email_sealed", sa.Text(), nullable=False),
         sa.Column("points", sa.BigInteger(), nullable=False),

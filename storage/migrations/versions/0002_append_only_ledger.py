@@ -19,6 +19,12 @@ def upgrade() -> None:
                     f"CREATE TRIGGER {table}_no_{change.lower()} BEFORE {change} ON {table} "
                     f"BEGIN SELECT RAISE(ABORT, '{SENTENCE}'); END"
                 )
+            # INSERT OR REPLACE would pass by the two above.
+            known = f"EXISTS (SELECT 1 FROM {table} WHERE id = NEW.id)"  # noqa: S608 (a constant of ours)
+            op.execute(
+                f"CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table} WHEN {known} "
+                f"BEGIN SELECT RAISE(ABORT, '{SENTENCE}'); END"
+            )
         return
     op.execute(
         "CREATE FUNCTION refuse_ledger_change() RETURNS trigger LANGUAGE plpgsql AS "
