@@ -8,7 +8,8 @@ It imports nothing of the product that it stands opposite to.
 
 from sandbox.deliveries import ActionResult
 from sandbox.faults import FaultKind
-from sandbox.server import PortTaken, Received, Runtime, Sandbox
+from sandbox.runtime import Runtime
+from sandbox.server import PortTaken, Received, Sandbox
 from sandbox.state import Helpdesk, UnknownRecord
 
 __all__ = [

@@ -13,15 +13,13 @@ import re
 import threading
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flask import Blueprint, Response, g, request
 
 from sandbox.records import Record
+from sandbox.runtime import Runtime
 from sandbox.state import TRIGGERS, DuplicateExternalId, Helpdesk, UnknownRecord
-
-if TYPE_CHECKING:
-    from sandbox.server import Runtime
 
 MAX_BODY_BYTES = 1024 * 1024
 WINDOW_S = 20.0

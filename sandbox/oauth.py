@@ -15,9 +15,8 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cache
 from hmac import compare_digest
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 from urllib.parse import urlencode
 
 from authlib.integrations.flask_oauth2 import AuthorizationServer
@@ -28,19 +27,15 @@ from authlib.oauth2.rfc6749.grants import AuthorizationCodeGrant, RefreshTokenGr
 from authlib.oauth2.rfc7009 import RevocationEndpoint
 from authlib.oidc.core.grants import OpenIDCode
 from flask import Blueprint, Flask, Response, g, redirect, render_template, request
-from joserfc import jwt
-from joserfc.errors import JoseError
 from joserfc.jwk import RSAKey
 from werkzeug.exceptions import BadRequest, HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
-from sandbox.records import Record, Records
+from sandbox.records import Record
+from sandbox.runtime import Runtime
 from sandbox.state import Helpdesk, UnknownRecord, timestamp
+from sandbox.tokens import ACCESS_TOKEN_LIFE, Tokens
 
-if TYPE_CHECKING:
-    from sandbox.server import Runtime
-
-ACCESS_TOKEN_LIFE = timedelta(hours=24)
 CODE_LIFE = timedelta(minutes=10)
 
 # https://developers.gorgias.com/docs/oauth2-scopes; the deprecated write:all is refused, as for every new
@@ -70,53 +65,6 @@ SCOPES: Mapping[str, str] = {
     "statistics:read": "See statistics",
 }
 """Every scope, and what the consent page says about it."""
-
-
-@cache
-def _key_of_this_process() -> RSAKey:
-    """One key for all sandboxes that keep nothing: making one takes up to a third of a second."""
-    return RSAKey.generate_key(2048, parameters={"kid": secrets.token_hex(8), "use": "sig"}, private=True)
-
-
-class Tokens:
-    """Signs and reads the sandbox's JWTs (RS256). The key is kept with the records."""
-
-    def __init__(self, records: Records, *, client_id: str, now: Callable[[], datetime], durable: bool) -> None:
-        self._now = now
-        self._client_id = client_id
-        stored = records.get("", "meta", "signing_key") if durable else None
-        self.key = _key_of_this_process() if stored is None else RSAKey.import_key(stored)
-        if durable and stored is None:
-            records.put("", "meta", "signing_key", dict(self.key.as_dict(private=True)))
-        self.header = {"alg": "RS256", "kid": self.key.kid}
-
-    def access_token(self, helpdesk: Helpdesk, *, user_id: int, scope: str) -> str:
-        """A token that acts as this user for 24 hours. `scope` is space-separated."""
-        issued = int(self._now().timestamp())
-        claims = {
-            "iss": helpdesk.base_url,
-            "sub": user_id,
-            "aud": f"{helpdesk.base_url}/api",
-            "iat": issued,
-            "exp": issued + int(ACCESS_TOKEN_LIFE.total_seconds()),
-            "azp": self._client_id,
-            "jti": secrets.token_hex(16),
-            "scope": scope,
-        }
-        return jwt.encode(self.header, claims, self.key, ["RS256"])
-
-    def read(self, helpdesk: Helpdesk, token: str) -> Mapping[str, Any] | None:
-        """The claims of an access token of this account, or None when it is forged, foreign or expired.
-
-        Revoking does not show here: the token is stateless and lives until `exp`.
-        """
-        try:
-            claims = jwt.decode(token, self.key, ["RS256"]).claims
-        except (JoseError, ValueError):
-            return None
-        if claims.get("iss") != helpdesk.base_url or claims.get("aud") != f"{helpdesk.base_url}/api":
-            return None
-        return claims if claims.get("exp", 0) > self._now().timestamp() else None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html.parser import HTMLParser
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from flask import (
@@ -36,10 +36,8 @@ from werkzeug.wrappers import Response
 
 from sandbox import variables, widgets
 from sandbox.deliveries import ActionResult
+from sandbox.runtime import Runtime
 from sandbox.state import timestamp
-
-if TYPE_CHECKING:
-    from sandbox.server import Runtime
 
 Json = dict[str, Any]
 
