@@ -157,7 +157,7 @@ def test_workers_killed_under_load_neither_lose_nor_double_an_award(database: Da
                         answer = server.house.award(
                             server.connection, {"email": JANE, "points": 10, "ticket_id": ticket}
                         )
-                    except requests.ConnectionError:
+                    except requests.RequestException:  # cut off before, or in the middle of, its answer
                         time.sleep(0.05)
                         continue
                     assert answer.status_code == 200, answer.text
