@@ -27,7 +27,7 @@ from werkzeug.datastructures import EnvironHeaders, Headers
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
 from sandbox.api import create_api
-from sandbox.deliveries import ActionResult, Deliveries
+from sandbox.deliveries import Deliveries
 from sandbox.faults import Fault, FaultKind, Faults
 from sandbox.oauth import create_oauth
 from sandbox.pages import create_pages
@@ -245,21 +245,6 @@ class Sandbox:
     def settle(self, timeout_s: float = 10.0) -> None:
         """Wait until no integration is being called, retries included. Raises TimeoutError."""
         self.runtime.deliveries.settle(timeout_s)
-
-    def run_action(
-        self,
-        helpdesk: Helpdesk,
-        action: Mapping[str, Any],
-        *,
-        fields: Mapping[str, str],
-        ticket_id: int | None,
-        customer_id: int,
-        user_id: int,
-    ) -> ActionResult:
-        """Press a widget's button; see Deliveries.run_action."""
-        return self.runtime.run_action(
-            helpdesk, action, fields=fields, ticket_id=ticket_id, customer_id=customer_id, user_id=user_id
-        )
 
     def access_token(self, account: str, *, scope: str, user_id: int | None = None) -> str:
         """An access token without the walk through OAuth, by default of the first user, an admin."""

@@ -207,7 +207,7 @@ def _button(house: House, connection: Connection, label: str, **where: Any) -> A
 
 def _press(house: House, button: Any, fields: dict[str, str], customer_id: int, ticket_id: int | None) -> Any:
     helpdesk = house.sandbox.helpdesk("acme")
-    return house.sandbox.run_action(
+    return house.sandbox.runtime.run_action(
         helpdesk,
         button.action,
         fields=fields,

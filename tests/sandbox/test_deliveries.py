@@ -407,7 +407,7 @@ def press(
 ) -> tuple[int | None, str, str | None]:
     helpdesk = sandbox.helpdesk("acme")
     customer = helpdesk.ticket(ticket)["customer"] if ticket else helpdesk.customers()[0]
-    result = sandbox.run_action(
+    result = sandbox.runtime.run_action(
         helpdesk,
         action | {"url": action["url"].replace("{app}", app.url)},
         fields=fields,
