@@ -1,4 +1,4 @@
-"""A stand-in Gorgias helpdesk to run, look at and test against. See sandbox/README.md.
+"""A stand-in Gorgias helpdesk, and a stand-in Rivo, to run, look at and test against. See sandbox/README.md.
 
     with Sandbox(client_id="…", client_secret="…", redirect_urls=["http://localhost:8000/oauth/callback"]) as
     sandbox: sandbox.helpdesk("acme").create_customer("Mia Rossi", "mia@example.com")
@@ -8,6 +8,9 @@ It imports nothing of the product that it stands opposite to.
 
 from sandbox.deliveries import ActionResult
 from sandbox.faults import FaultKind
+from sandbox.rivo import RivoStore
+from sandbox.rivo_shapes import RivoShapes
+from sandbox.rivo_webhooks import RivoDelivery
 from sandbox.runtime import Runtime
 from sandbox.server import PortTaken, Received, Sandbox
 from sandbox.state import Helpdesk, UnknownRecord
@@ -18,6 +21,9 @@ __all__ = [
     "Helpdesk",
     "PortTaken",
     "Received",
+    "RivoDelivery",
+    "RivoShapes",
+    "RivoStore",
     "Runtime",
     "Sandbox",
     "UnknownRecord",

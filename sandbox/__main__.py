@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="python -m sandbox",
-        description="A stand-in Gorgias helpdesk on this machine, for apps in its sidebar.",
+        description="A stand-in Gorgias helpdesk, and a stand-in Rivo, on this machine, for apps between the two.",
     )
     parser.add_argument("--port", type=int, default=4000, help="where to listen on 127.0.0.1 (4000)")
     parser.add_argument("--data", type=Path, default=Path("var/sandbox"), help="folder that keeps everything")
@@ -39,10 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--app-name", default="Tallydesk", help="the app's name on the consent page")
     parser.add_argument("--customers", type=Path, help="a Shopify customer export that fills new accounts")
+    parser.add_argument(
+        "--rivo-stores", default="northwind", help="stores of a stand-in Rivo, with commas between (northwind)"
+    )
     options = parser.parse_args(arguments)
     try:
         sandbox = Sandbox(
-            accounts=tuple(name.strip() for name in options.accounts.split(",") if name.strip()),
+            accounts=_names(options.accounts),
+            rivo_stores=_names(options.rivo_stores),
             client_id=options.client_id,
             client_secret=options.client_secret,
             redirect_urls=options.redirect_urls or ("http://localhost:8000/oauth/callback",),
@@ -66,6 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"The sandbox helpdesk is ready: {sandbox.url}", flush=True)
         stop.wait()
     return 0
+
+
+def _names(listed: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in listed.split(",") if name.strip())
 
 
 if __name__ == "__main__":

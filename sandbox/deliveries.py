@@ -11,28 +11,23 @@ import hashlib
 import hmac
 import itertools
 import json
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from threading import Condition, Event, Lock
+from threading import Lock
 from typing import Any
 from urllib.parse import quote, urlencode
 
-import requests
-
 from sandbox.records import Record
+from sandbox.sending import Crew, NoAnswer, send
 from sandbox.state import Helpdesk, UnknownRecord, timestamp
 from sandbox.variables import render
 
-_log = logging.getLogger("sandbox")
-
 USER_AGENT = "Gorgias-Sandbox/1"
-MAX_ANSWER_BYTES = 256 * 1024
 FORM = "application/x-www-form-urlencoded"
 
 
@@ -59,16 +54,8 @@ class ActionResult:
     error: str | None
 
 
-class _NoAnswer(Exception):
-    """The request brought no usable HTTP answer; `again` tells whether another attempt may help."""
-
-    def __init__(self, reason: str, *, again: bool) -> None:
-        super().__init__(reason)
-        self.again = again
-
-
 class Deliveries:
-    """Sends requests for all accounts of one sandbox.
+    """Sends requests for all accounts of one sandbox; `crew` are the threads that do it behind.
 
     `timeout_s` bounds one request as a whole, `retry_delays_s` are the pauses before further attempts after a
     timeout, a broken connection or a 5xx. `encode_email` is `percent` (values are percent-encoded where they
@@ -78,6 +65,7 @@ class Deliveries:
     def __init__(
         self,
         *,
+        crew: Crew,
         now: Callable[[], datetime],
         encode_email: str,
         timeout_s: float,
@@ -91,10 +79,7 @@ class Deliveries:
         self._timeout_s = timeout_s
         self._action_timeout_s = action_timeout_s
         self._retry_delays_s = tuple(retry_delays_s)
-        self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="sandbox-delivery")
-        self._stopping = Event()
-        self._idle = Condition()
-        self._in_flight = 0
+        self._crew = crew
         self._log: dict[int, deque[Delivery]] = {}
         self._log_lock = Lock()
         self._turns = itertools.count()
@@ -110,25 +95,14 @@ class Deliveries:
         for integration in helpdesk.integrations():
             enabled = integration["http"].get("triggers") or {}
             trigger = next((name for name in triggers if enabled.get(name)), None)
-            if trigger is None or integration["deactivated_datetime"] is not None or self._stopping.is_set():
+            if trigger is None or integration["deactivated_datetime"] is not None or self._crew.stopping.is_set():
                 continue
-            with self._idle:
-                self._in_flight += 1
-            future = self._pool.submit(self._deliver, helpdesk, integration["id"], trigger, ticket_id)
-            future.add_done_callback(self._landed)
-            started.append(future)
+            started.append(self._crew.submit(partial(self._deliver, helpdesk, integration["id"], trigger, ticket_id)))
         return started
-
-    def _landed(self, future: Future[None]) -> None:
-        if not future.cancelled() and (error := future.exception()) is not None:
-            _log.error("A delivery broke off: %s", error, exc_info=error)
-        with self._idle:
-            self._in_flight -= 1
-            self._idle.notify_all()
 
     def _deliver(self, helpdesk: Helpdesk, integration_id: int, trigger: str, ticket_id: int) -> None:
         for attempt, pause_s in enumerate((0.0, *self._retry_delays_s), start=1):
-            if self._stopping.wait(pause_s):
+            if self._crew.stopping.wait(pause_s):
                 return
             try:
                 integration = helpdesk.integration(integration_id)
@@ -145,7 +119,7 @@ class Deliveries:
             try:
                 status, body = self._call(helpdesk, integration, trigger, ticket)
                 answer = _json_object(status, body)
-            except _NoAnswer as error:
+            except NoAnswer as error:
                 reason, again, answer = str(error), error.again or (status or 0) >= 500, None
             entry = Delivery(
                 at=timestamp(self._now()),
@@ -229,7 +203,7 @@ class Deliveries:
             params = _entries(action.get("params"), fields, context)
             headers = dict(_entries(action.get("headers"), fields, context))
             form = _entries(body_spec.get(FORM), fields, context) if content_type == FORM else []
-        except _NoAnswer as error:
+        except NoAnswer as error:
             return ActionResult(None, "", str(error))
         method = str(action.get("method") or "GET").upper()
         url = render(str(action.get("url") or ""), context, escape=self._encode)
@@ -245,7 +219,7 @@ class Deliveries:
         try:
             status, answer = self._send(method, url, headers=headers, body=body, timeout_s=self._action_timeout_s)
             result = ActionResult(status, answer.decode("utf-8", "replace"), None)
-        except _NoAnswer as error:
+        except NoAnswer as error:
             result = ActionResult(None, "", str(error))
         if ticket_id is not None:
             # The address as the merchant wrote it: the one that was called may hold the customer's e-mail.
@@ -263,63 +237,23 @@ class Deliveries:
     def _send(
         self, method: str, url: str, *, headers: Mapping[str, str], body: bytes, timeout_s: float
     ) -> tuple[int, bytes]:
-        """Status and body of the answer. `timeout_s` bounds it all. Redirects are answers, not followed."""
-        deadline = time.monotonic() + timeout_s
-        try:
-            with requests.Session() as session:
-                session.trust_env = False
-                session.headers["User-Agent"] = USER_AGENT
-                with session.request(
-                    method,
-                    url,
-                    # Bytes, since requests writes text as Latin-1 and names of customers are not.
-                    headers={name: value.encode() for name, value in headers.items()},
-                    data=body or None,
-                    timeout=timeout_s,
-                    allow_redirects=False,
-                    stream=True,
-                ) as response:
-                    received = b""
-                    for chunk in response.iter_content(8192):
-                        received += chunk
-                        if len(received) > MAX_ANSWER_BYTES:
-                            raise _NoAnswer("The answer is larger than 256 kB.", again=False)
-                        if time.monotonic() > deadline:
-                            raise requests.Timeout
-                    return response.status_code, received
-        except requests.Timeout as error:
-            raise _NoAnswer(f"No answer within {timeout_s:g} seconds.", again=True) from error
-        except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
-            raise _NoAnswer("The connection failed or was closed without a whole answer.", again=True) from error
-        except (requests.RequestException, ValueError) as error:
-            raise _NoAnswer("The address or a header is not valid, nothing was sent.", again=False) from error
-
-    def settle(self, timeout_s: float) -> None:
-        """Wait until nothing is in flight, retries included. Raises TimeoutError after `timeout_s`."""
-        with self._idle:
-            if not self._idle.wait_for(lambda: self._in_flight == 0, timeout_s):
-                raise TimeoutError(f"{self._in_flight} deliveries are still in flight after {timeout_s:g} seconds.")
+        return send(method, url, headers=headers, body=body, timeout_s=timeout_s, user_agent=USER_AGENT)
 
     @staticmethod
     def wait(started: Sequence[Future[None]], timeout_s: float) -> None:
         """Wait for these deliveries, at most `timeout_s` seconds."""
         wait(started, timeout=timeout_s)
 
-    def stop(self) -> None:
-        """Begin nothing new, give up retries and wait for the requests under way."""
-        self._stopping.set()
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
 
 def _json_object(status: int, body: bytes) -> Record:
     if not 200 <= status < 300:
-        raise _NoAnswer(f"HTTP status {status}.", again=False)
+        raise NoAnswer(f"HTTP status {status}.", again=False)
     try:
         answer = json.loads(body)
     except ValueError as error:
-        raise _NoAnswer("The answer is not JSON.", again=False) from error
+        raise NoAnswer("The answer is not JSON.", again=False) from error
     if not isinstance(answer, dict):
-        raise _NoAnswer("The answer is not a JSON object.", again=False)
+        raise NoAnswer("The answer is not a JSON object.", again=False)
     return answer
 
 
@@ -347,7 +281,7 @@ def _filled(value: Any, context: Mapping[str, Any]) -> Any:
 
 
 def _entries(entries: Any, fields: Mapping[str, str], context: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The (key, value) pairs of a button's params, headers or form. Raises _NoAnswer for an empty mandatory
+    """The (key, value) pairs of a button's params, headers or form. Raises NoAnswer for an empty mandatory
     one.
     """
     pairs: list[tuple[str, str]] = []
@@ -359,6 +293,6 @@ def _entries(entries: Any, fields: Mapping[str, str], context: Mapping[str, Any]
             stored = entry.get("value")
             value = render(stored if isinstance(stored, str) else "" if stored is None else json.dumps(stored), context)
         if entry.get("mandatory") and not value.strip():
-            raise _NoAnswer(f"{entry.get('label') or key} is required.", again=False)
+            raise NoAnswer(f"{entry.get('label') or key} is required.", again=False)
         pairs.append((key, value))
     return pairs

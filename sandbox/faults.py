@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -37,6 +38,17 @@ class FaultKind(StrEnum):
     """Do everything, then send half of the answer's body and break the connection."""
     REDIRECT = "redirect"
     """Answer 302 to `location`, without doing anything."""
+    STATUS_AFTER = "status_after"
+    """Do everything, keep it, then answer `status` with a JSON error."""
+    HANG_AFTER = "hang_after"
+    """Do everything, keep it, then say nothing for `seconds` (or until the sandbox stops) and close."""
+    HTML_AFTER = "html_after"
+    """Do everything, keep it, then answer 200 with a page of HTML."""
+    COMMIT_LATE = "commit_late"
+    """Break the connection at once, and do everything only when Fault.commit() is called: a program that goes on
+    after its client gave up."""
+    DRIP = "drip"
+    """Do everything, keep it, then send the answer byte by byte, its head too, `seconds` apart."""
 
 
 @dataclass(eq=False)
@@ -51,9 +63,25 @@ class Fault:
     skip: int
     seconds: float
     status: int
-    retry_after: int | None
+    retry_after: int | str | None
     location: str
     hits: int = field(default=0)
+    _late: list[Callable[[], int]] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def keep_for_later(self, work: Callable[[], int]) -> None:
+        """Keep what commit() does; it answers an HTTP status."""
+        with self._lock:
+            self._late.append(work)
+
+    def commit(self) -> list[int]:
+        """Do now what the requests struck by `commit_late` asked for, in their order; once each.
+
+        Answers the statuses that nobody was told.
+        """
+        with self._lock:
+            late, self._late = self._late, []
+        return [work() for work in late]
 
 
 class Faults:
@@ -74,14 +102,14 @@ class Faults:
         skip: int = 0,
         seconds: float = 3600.0,
         status: int = 500,
-        retry_after: int | None = None,
+        retry_after: int | str | None = None,
         location: str = "http://localhost:9/",
     ) -> Fault:
         """Order a fault and answer it, so that its `hits` can be looked at.
 
         `path` is a regular expression that must match the whole path after the account, such as
-        `/oauth/token`; `skip` requests pass unharmed first, then `times` are struck (None: all). Raises
-        ValueError for an unknown kind.
+        `/oauth/token`; `skip` requests pass unharmed first, then `times` are struck (None: all).
+        `retry_after` is a number of seconds or an HTTP date. Raises ValueError for an unknown kind.
         """
         fault = Fault(
             kind=FaultKind(kind),

@@ -45,7 +45,7 @@ ROWS = 200
 """How many tickets or customers a list shows at most; the search finds the others."""
 
 # Nothing from elsewhere runs or frames these pages; a picture is the one thing a card may bring from outside.
-_HEADERS = {
+HEADERS = {
     "Content-Security-Policy": (
         "default-src 'self'; img-src 'self' data: http: https:; "
         "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
@@ -115,14 +115,14 @@ def create_pages(runtime: Runtime) -> Blueprint:
         if g.user is None:
             back = request.full_path.rstrip("?") if request.method == "GET" else url_for("pages.home")
             return redirect(f"/{g.account}/sign-in?" + urlencode({"next": back}), 303)
-        if request.method == "POST" and not _from_own_page():
+        if request.method == "POST" and not from_own_page():
             abort(403, "This form was not sent from a page of this helpdesk. Open the page and repeat it.")
         return None
 
     @pages.after_request
     def protect(response: Response) -> Response:
         if request.endpoint != "pages.static":
-            response.headers.update(_HEADERS)
+            response.headers.update(HEADERS)
         return response
 
     @pages.context_processor
@@ -528,7 +528,7 @@ def _matches(customer: Mapping[str, Any], search: str) -> bool:
     return all(word in haystack.lower() for word in search.lower().split())
 
 
-def _from_own_page() -> bool:
+def from_own_page() -> bool:
     """Whether a browser says that this POST comes from our own pages.
 
     Browsers name the origin of every POST, so a forged form gives itself away; a client that names none does

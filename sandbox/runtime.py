@@ -1,4 +1,4 @@
-"""What the sandbox's rooms share: its helpdesks, its tokens, its deliveries, and who is signed in."""
+"""What the sandbox's rooms share: helpdesks, stores at Rivo, tokens, deliveries, and who is signed in."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from flask import has_request_context, request
 
 from sandbox.deliveries import ActionResult, Deliveries, Delivery
 from sandbox.records import Record, Records
+from sandbox.rivo import RivoStore
 from sandbox.state import Helpdesk
 from sandbox.tokens import Tokens
 
@@ -35,11 +36,18 @@ class Runtime:
     records: Records
     tokens: Tokens
     deliveries: Deliveries
+    rivo_calls_per_s: int | None
+    rivo_retry_after: bool
     helpdesks: dict[str, Helpdesk] = field(default_factory=dict)
+    rivo_stores: dict[str, RivoStore] = field(default_factory=dict)
 
     def helpdesk(self, account: str) -> Helpdesk | None:
         """The account's helpdesk, or None."""
         return self.helpdesks.get(account)
+
+    def rivo_store_of(self, authorization: str | None) -> RivoStore | None:
+        """The store of Rivo that this raw `Authorization` header opens, or None."""
+        return next((store for store in self.rivo_stores.values() if store.key == authorization), None)
 
     def app_url_for(self, account: str) -> str:
         """Where *Connect App* leads: the App URL with the account in place of {gorgias_account}."""

@@ -32,14 +32,21 @@ from sandbox.faults import Fault, FaultKind, Faults
 from sandbox.oauth import create_oauth
 from sandbox.pages import create_pages
 from sandbox.records import Record, Records
+from sandbox.rivo import RivoStore
+from sandbox.rivo_api import create_rivo_api
+from sandbox.rivo_pages import create_rivo_pages
+from sandbox.rivo_webhooks import RivoWebhooks
 from sandbox.runtime import Runtime
+from sandbox.sending import Crew
 from sandbox.state import Helpdesk, load_demo
 from sandbox.tokens import Tokens
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-"""How long opening a ticket waits for the integrations, so that their cards are there on first sight."""
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
+RIVO = "rivo"
+"""What requests to the sandbox's Rivo are filed under, in place of an account."""
 
 
 class PortTaken(Exception):
@@ -49,7 +56,7 @@ class PortTaken(Exception):
 @dataclass(eq=False)
 class Received:
     """One request the sandbox received. `status` is None until it was answered, and stays so when it never
-    was.
+    was. The `account` of a request to Rivo is `rivo`.
     """
 
     account: str
@@ -59,6 +66,10 @@ class Received:
     query: Mapping[str, str]
     headers: Headers
     body: bytes
+    at: float
+    """When it arrived, on the sandbox's monotonic clock."""
+    store: str | None = None
+    """The store of Rivo that its key opens; None at the helpdesk and for a key that opens none."""
     status: int | None = None
 
     @property
@@ -90,7 +101,12 @@ class ReceivedRequests:
             self._requests.clear()
 
     def filter(
-        self, *, account: str | None = None, method: str | None = None, path: str | None = None
+        self,
+        *,
+        account: str | None = None,
+        method: str | None = None,
+        path: str | None = None,
+        store: str | None = None,
     ) -> list[Received]:
         """Those that fit; `path` is a regular expression for the whole path after the account."""
         return [
@@ -98,6 +114,7 @@ class ReceivedRequests:
             for received in self
             if account in (None, received.account)
             and method in (None, received.method)
+            and store in (None, received.store)
             and (path is None or re.fullmatch(path, received.path))
         ]
 
@@ -116,6 +133,9 @@ class ReceivedRequests:
 
 class Sandbox:
     """A running sandbox; use it as a context manager, or call start() and stop().
+
+    `rivo_stores` are the stores that its Rivo serves, `rivo_calls_per_s` (None: no limit) what each may be called in
+    any second; beyond that is 429, with `Retry-After` unless `rivo_retry_after` is false.
 
     `data` is the folder that keeps everything between runs (None: memory only). `now` answers an aware
     datetime and is what tokens and records are stamped with; the call budget and all waiting follow the real
@@ -147,22 +167,33 @@ class Sandbox:
         delivery_timeout_s: float = 5.0,
         action_timeout_s: float = 15.0,
         retry_delays_s: Sequence[float] = (0.5, 2.0),
+        rivo_stores: Sequence[str] = (),
+        rivo_calls_per_s: int | None = 15,
+        rivo_retry_after: bool = True,
     ) -> None:
         for account in accounts:
-            if not re.fullmatch(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?", account):
+            if not _NAME.fullmatch(account):
                 raise ValueError(f"{account!r} is no account name: use small letters, digits and hyphens.")
+            if account == RIVO:
+                raise ValueError(f"{RIVO!r} is no account name: it is where the sandbox's Rivo stands.")
+        for store in rivo_stores:
+            if not _NAME.fullmatch(store):
+                raise ValueError(f"{store!r} is no name of a Rivo store: use small letters, digits and hyphens.")
         self.faults = Faults()
         self.requests = ReceivedRequests()
         self._stopping = threading.Event()
         self._socket = _listen(port)
         self.url = f"http://localhost:{self._socket.getsockname()[1]}"
         self.gorgias_url = self.url + "/{account}"
+        self.rivo_url = f"{self.url}/rivo/merchant_api/v1"
         try:
             self._records = Records(data)
         except BaseException:
             self._socket.close()
             raise
+        self._crew = Crew()
         deliveries = Deliveries(
+            crew=self._crew,
             now=now,
             encode_email=encode_email,
             timeout_s=delivery_timeout_s,
@@ -184,7 +215,10 @@ class Sandbox:
             records=self._records,
             tokens=Tokens(self._records, client_id=client_id, now=now, durable=data is not None),
             deliveries=deliveries,
+            rivo_calls_per_s=rivo_calls_per_s,
+            rivo_retry_after=rivo_retry_after,
         )
+        webhooks = RivoWebhooks(crew=self._crew, now=now, timeout_s=delivery_timeout_s, retry_delays_s=retry_delays_s)
         try:
             for account in accounts:
                 helpdesk = Helpdesk(
@@ -198,16 +232,21 @@ class Sandbox:
                 self.runtime.helpdesks[account] = helpdesk
                 if demo:
                     load_demo(helpdesk, customers)
+            for name in rivo_stores:
+                store_here = RivoStore(name, records=self._records, now=now, webhooks=webhooks, url=self.rivo_url)
+                self.runtime.rivo_stores[name] = store_here
+                if demo:
+                    store_here.load_demo(customers)
             app: WSGIApplication = _Gate(
                 create_app(self.runtime).wsgi_app,
-                accounts=self.runtime.accounts,
+                runtime=self.runtime,
                 faults=self.faults,
                 received=self.requests,
                 stopping=self._stopping,
             )
             self._server = _Server(self._socket, app)
         except BaseException:
-            deliveries.stop()
+            self._crew.stop()
             self._records.close()
             self._socket.close()
             raise
@@ -227,7 +266,7 @@ class Sandbox:
             self._thread.join()
         self._server.server_close()
         self._socket.close()
-        self.runtime.deliveries.stop()
+        self._crew.stop()
         self._records.close()
 
     def __enter__(self) -> Self:
@@ -242,9 +281,16 @@ class Sandbox:
         """An account's data. Raises KeyError for an account that is not served."""
         return self.runtime.helpdesks[account]
 
+    def rivo(self, store: str) -> RivoStore:
+        """A store of Rivo. Raises KeyError for one that is not served."""
+        return self.runtime.rivo_stores[store]
+
     def settle(self, timeout_s: float = 10.0) -> None:
-        """Wait until no integration is being called, retries included. Raises TimeoutError."""
-        self.runtime.deliveries.settle(timeout_s)
+        """Wait until no integration and no webhook's receiver is being called, retries included.
+
+        Raises TimeoutError.
+        """
+        self._crew.settle(timeout_s)
 
     def access_token(self, account: str, *, scope: str, user_id: int | None = None) -> str:
         """An access token without the walk through OAuth, by default of the first user, an admin."""
@@ -279,6 +325,8 @@ def create_app(runtime: Runtime) -> Flask:
     app.register_blueprint(create_oauth(runtime, app))
     app.register_blueprint(create_api(runtime))
     app.register_blueprint(create_pages(runtime))
+    app.register_blueprint(create_rivo_api(runtime))
+    app.register_blueprint(create_rivo_pages(runtime))
 
     @app.errorhandler(sqlite3.Error)
     def not_kept(error: sqlite3.Error) -> tuple[Record, int]:
@@ -289,7 +337,11 @@ def create_app(runtime: Runtime) -> Flask:
     @app.get("/")
     def accounts() -> str:
         return render_template(
-            "oauth_accounts.html", accounts=runtime.accounts, app_name=runtime.app_name, account=None
+            "oauth_accounts.html",
+            accounts=runtime.accounts,
+            app_name=runtime.app_name,
+            rivo_stores=tuple(runtime.rivo_stores),
+            account=None,
         )
 
     return app
@@ -348,13 +400,13 @@ class _Gate:
         self,
         app: WSGIApplication,
         *,
-        accounts: tuple[str, ...],
+        runtime: Runtime,
         faults: Faults,
         received: ReceivedRequests,
         stopping: threading.Event,
     ) -> None:
         self._app = app
-        self._accounts = accounts
+        self._runtime = runtime
         self._faults = faults
         self._received = received
         self._stopping = stopping
@@ -362,11 +414,15 @@ class _Gate:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         environ["wsgi.input"] = io.BytesIO(body)
-        _, account, rest = ["", *environ["PATH_INFO"].lstrip("/").split("/", 1), ""][:3]
-        if account not in self._accounts:
+        # WSGI hands paths over as Latin-1; those of customers are UTF-8.
+        path = environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace")
+        _, account, rest = ["", *path.lstrip("/").split("/", 1), ""][:3]
+        of_rivo = account == RIVO and rest.startswith("merchant_api/")
+        if not of_rivo and account not in self._runtime.accounts:
             status, headers, page = self._run(environ)
             start_response(status, headers)
             return [page]
+        store = self._runtime.rivo_store_of(environ.get("HTTP_AUTHORIZATION")) if of_rivo else None
         received = Received(
             account=account,
             method=environ["REQUEST_METHOD"],
@@ -374,6 +430,8 @@ class _Gate:
             query=dict(parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True)),
             headers=Headers(list(EnvironHeaders(environ))),
             body=body,
+            at=self._runtime.monotonic(),
+            store=None if store is None else store.name,
         )
         self._received.add(received)
         status, headers, answer = self._answer(environ, received)
@@ -385,27 +443,56 @@ class _Gate:
         self, environ: WSGIEnvironment, received: Received
     ) -> tuple[str, list[tuple[str, str]], Iterable[bytes]]:
         fault = self._faults.strike(account=received.account, method=received.method, path=received.path)
-        match fault and fault.kind:
+        if fault is None:
+            status, headers, answer = self._run(environ)
+            return status, headers, [answer]
+        match fault.kind:
             case FaultKind.HANG:
-                assert fault is not None
                 self._stopping.wait(fault.seconds)
                 raise _break(environ)
             case FaultKind.RESET_BEFORE:
                 raise _break(environ)
+            case FaultKind.COMMIT_LATE:
+                # The key and the budget are not looked at again: this request is inside already.
+                later = {**environ, "wsgi.input": io.BytesIO(received.body), "sandbox.admitted": received.store}
+                fault.keep_for_later(lambda: int(self._run(later)[0].split()[0]))
+                raise _break(environ)
+            case FaultKind.STATUS | FaultKind.RATE_LIMITED | FaultKind.HTML | FaultKind.EMPTY | FaultKind.REDIRECT:
+                return _made_up(fault, received.account)
             case FaultKind.SLOW:
-                assert fault is not None
                 self._stopping.wait(fault.seconds)
-            case None | FaultKind.RESET_AFTER | FaultKind.TRUNCATED:
-                pass
-            case _:
-                assert fault is not None
-                return _made_up(fault)
         status, headers, answer = self._run(environ)
-        if fault is not None and fault.kind is FaultKind.RESET_AFTER:
-            raise _break(environ)
-        if fault is not None and fault.kind is FaultKind.TRUNCATED:
-            answer = answer[: len(answer) // 2]
+        match fault.kind:
+            case FaultKind.RESET_AFTER:
+                raise _break(environ)
+            case FaultKind.HANG_AFTER:
+                self._stopping.wait(fault.seconds)
+                raise _break(environ)
+            case FaultKind.STATUS_AFTER | FaultKind.HTML_AFTER:
+                return _made_up(fault, received.account)
+            case FaultKind.DRIP:
+                if self._drip(environ, status, headers, answer, fault.seconds):
+                    received.status = int(status.split()[0])
+                raise _end(environ)
+            case FaultKind.TRUNCATED:
+                answer = answer[: len(answer) // 2]
         return status, headers, [answer]
+
+    def _drip(
+        self, environ: WSGIEnvironment, status: str, headers: list[tuple[str, str]], answer: bytes, seconds: float
+    ) -> bool:
+        """Send an answer byte by byte past the server; false when it was not sent to its end."""
+        lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in headers), "Connection: close", "", ""]
+        connection: socket.socket = environ["werkzeug.socket"]
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in "\r\n".join(lines).encode("latin-1") + answer:
+            try:
+                connection.sendall(bytes((byte,)))
+            except OSError:
+                return False
+            if self._stopping.wait(seconds):
+                return False
+        return True
 
     def _run(self, environ: WSGIEnvironment) -> tuple[str, list[tuple[str, str]], bytes]:
         started: list[tuple[str, list[tuple[str, str]]]] = []
@@ -423,20 +510,20 @@ class _Gate:
         return *started[-1], answer
 
 
-def _made_up(fault: Fault) -> tuple[str, list[tuple[str, str]], Iterable[bytes]]:
+def _made_up(fault: Fault, account: str) -> tuple[str, list[tuple[str, str]], Iterable[bytes]]:
     headers = [("Content-Type", "application/json")]
     body = b""
     status = "200 OK"
     match fault.kind:
-        case FaultKind.STATUS:
+        case FaultKind.STATUS | FaultKind.STATUS_AFTER:
             status = f"{fault.status} Fault"
-            body = json.dumps({"error": {"msg": "Something went wrong.", "data": {}}}).encode()
+            body = _error(account, "Something went wrong.")
         case FaultKind.RATE_LIMITED:
             status = "429 Too Many Requests"
-            body = json.dumps({"error": {"msg": "Too many calls.", "data": {}}}).encode()
+            body = _error(account, "Too many calls.")
             if fault.retry_after is not None:
                 headers.append(("Retry-after", str(fault.retry_after)))
-        case FaultKind.HTML:
+        case FaultKind.HTML | FaultKind.HTML_AFTER:
             headers = [("Content-Type", "text/html; charset=utf-8")]
             body = b"<!doctype html><title>One moment</title><p>Checking your browser.</p>"
         case FaultKind.REDIRECT:
@@ -445,10 +532,21 @@ def _made_up(fault: Fault) -> tuple[str, list[tuple[str, str]], Iterable[bytes]]
     return status, [*headers, ("Content-Length", str(len(body)))], [body]
 
 
+def _error(account: str, sentence: str) -> bytes:
+    body: Record = {"error": sentence} if account == RIVO else {"error": {"msg": sentence, "data": {}}}
+    return json.dumps(body).encode()
+
+
 def _break(environ: WSGIEnvironment) -> ConnectionError:
     """Make the connection end in a reset; raising the answer tells the server that it is gone."""
     connection: socket.socket = environ["werkzeug.socket"]
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    return _end(environ)
+
+
+def _end(environ: WSGIEnvironment) -> ConnectionError:
+    """Make the connection end after what was sent; raising the answer tells the server that it is gone."""
+    connection: socket.socket = environ["werkzeug.socket"]
     with suppress(OSError):
         connection.shutdown(socket.SHUT_RD)
     return ConnectionAbortedError()

@@ -632,7 +632,7 @@ def load_demo(helpdesk: Helpdesk, customers: Path | None) -> None:
 
     Raises OSError when the file cannot be read and ValueError (one sentence) when it is not such a file.
     """
-    people = [] if customers is None else _people(customers)
+    people = [] if customers is None else read_people(customers)
     with helpdesk.records.change():
         if helpdesk.records.get(helpdesk.account, "meta", "demo") is not None:
             return
@@ -657,7 +657,7 @@ def load_demo(helpdesk: Helpdesk, customers: Path | None) -> None:
         helpdesk.records.put(helpdesk.account, "meta", "demo", {"loaded_datetime": timestamp(helpdesk.now())})
 
 
-def _people(customers: Path) -> list[tuple[str, str | None]]:
+def read_people(customers: Path) -> list[tuple[str, str | None]]:
     """Name and address of each row of a Shopify customer export. Raises OSError and ValueError as load_demo."""
     people: list[tuple[str, str | None]] = []
     try:

@@ -1,4 +1,4 @@
-"""script/server: Tallydesk, its worker and a sandbox helpdesk on this machine, with a demo store.
+"""script/server: Tallydesk, its worker and a sandbox helpdesk on this machine, with two demo stores.
 
 Everything is kept under var/: the database, the secrets, what the sandbox knows, and the logs. PORT (default
 8000) is Tallydesk's; the sandbox has the next one.
@@ -133,6 +133,7 @@ def demo_environment(port: int, client: tuple[str, str]) -> dict[str, str]:
         "GORGIAS_URL": f"http://localhost:{port + 1}/{{account}}",
         "GORGIAS_CLIENT_ID": client[0],
         "GORGIAS_CLIENT_SECRET": client[1],
+        "RIVO_URL": f"http://localhost:{port + 1}/rivo/merchant_api/v1",
         "FLASK_APP": "app",
         "PYTHONUNBUFFERED": "1",
     }
@@ -164,6 +165,7 @@ def children(python: Path, port: int, environment: Mapping[str, str]) -> list[Ch
         "--port": str(port + 1),
         "--data": "var/sandbox",
         "--accounts": "acme,globex",
+        "--rivo-stores": "northwind",
         "--client-id": environment["GORGIAS_CLIENT_ID"],
         "--client-secret": environment["GORGIAS_CLIENT_SECRET"],
         "--app-url": f"{tallydesk}/oauth/install?account={{gorgias_account}}",
@@ -180,13 +182,14 @@ def children(python: Path, port: int, environment: Mapping[str, str]) -> list[Ch
 
 
 def announce(port: int) -> None:
-    """The one address, and what to do there."""
+    """The address to open and what to do there, and where the second store's key is."""
     say(
         "\nTallydesk runs, with a sandbox helpdesk beside it. Open\n\n"
         f"    http://localhost:{port}/?account=acme\n\n"
         "  1. Press Connect, sign in to the helpdesk as Ada, and allow the access.\n"
         "  2. Choose the built-in ledger: it has a demo store with some thirty members.\n"
         "  3. Open a ticket of the helpdesk: the loyalty card is beside it, with Add Earnings.\n\n"
+        f"A second demo store lives in a sandbox Rivo; its API key is at http://localhost:{port + 1}/rivo/\n"
         f"Ctrl-C stops everything; what you did is kept. Logs: {_shown(LOGS)}/"
     )
 

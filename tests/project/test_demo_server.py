@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -191,14 +192,29 @@ def test_the_demo_never_uses_a_database_or_a_helpdesk_named_elsewhere(
     """An empty value keeps out what an .env file says, too."""
     monkeypatch.setenv("DATABASE_URL", "postgresql://production.example.com/tallydesk")
     monkeypatch.setenv("GORGIAS_URL", "https://{account}.gorgias.com")
+    monkeypatch.setenv("RIVO_URL", "https://developer-api.rivo.io/merchant_api/v1")
     environment = serve.demo_environment(8000, ("id", "secret"))
     assert environment["DATABASE_URL"] == ""
     assert environment["GORGIAS_URL"] == "http://localhost:8001/{account}"
+    assert environment["RIVO_URL"] == "http://localhost:8001/rivo/merchant_api/v1"
     assert environment["PATH"] == os.environ["PATH"]
 
 
-def test_the_announcement_has_exactly_one_address(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_sandbox_is_started_with_the_demo_customers_and_a_store_of_rivo() -> None:
+    environment = serve.demo_environment(8000, ("id", "secret"))
+    sandbox = next(child for child in serve.children(Path("python"), 8000, environment) if child.name == "sandbox")
+    options = dict(itertools.pairwise(sandbox.command))
+    assert options["--rivo-stores"] == "northwind"
+    assert options["--customers"] == serve.MEMBERS
+    assert options["--port"] == "8001"
+
+
+def test_the_announcement_has_one_address_to_open_and_says_where_the_second_stores_key_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     serve.announce(9100)
     said = capsys.readouterr().out
-    assert said.count("http") == 1
+    assert said.count("http") == 2
     assert "    http://localhost:9100/?account=acme\n" in said
+    (line,) = [line for line in said.splitlines() if "http://localhost:9101/rivo/" in line]
+    assert "key" in line

@@ -101,6 +101,64 @@ def test_everything_survives_the_end_of_the_process(tmp_path: Path, customers: P
         assert len(second.helpdesk("acme").users()) == 3
 
 
+def test_the_demo_fills_a_store_of_rivo_with_the_same_people(customers: Path) -> None:
+    with Sandbox(demo=True, customers=customers, rivo_stores=("northwind",)) as sandbox:
+        people = sandbox.rivo("northwind").customers()
+        assert [(one["email"], one["loyalty_status"]) for one in people] == [
+            ("mia@example.com", "guest"),
+            ("lone@example.com", "excluded"),
+        ]
+    with Sandbox(demo=True, customers=Path("demo/members.csv"), rivo_stores=("northwind",)) as sandbox:
+        store = sandbox.rivo("northwind")
+        of_helpdesk = {one["email"] for one in sandbox.helpdesk("acme").customers()}
+        people = store.customers()
+        assert {one["email"] for one in people} < of_helpdesk
+        statuses = [one["loyalty_status"] for one in people]
+        assert (statuses.count("guest"), statuses.count("excluded")) == (1, 1)
+        tiers = {one["vip_tier"] and one["vip_tier"]["name"] for one in people}
+        assert tiers == {None, "Silver", "Gold", "Platinum"}
+        assert {"0.0", "21.50"} <= {one["credits_tally"] for one in people}
+        for one in people:
+            assert one["points_tally"] == sum(event["points_diff"] for event in store.events(one["email"]))
+
+
+def test_a_store_of_rivo_keeps_its_key_and_its_book_over_restarts(tmp_path: Path, customers: Path) -> None:
+    options = ["--port", "0", "--data", str(tmp_path / "data"), "--customers", str(customers)]
+    with running(*options, "--rivo-stores", "northwind,fernhill") as url:
+        page = requests.get(f"{url}/rivo/northwind", timeout=5).text
+    with Sandbox(
+        data=tmp_path / "data", rivo_stores=("northwind", "fernhill"), demo=True, customers=customers
+    ) as again:
+        assert again.rivo("northwind").key in page
+        assert again.rivo("northwind").key != again.rivo("fernhill").key
+        assert len(again.rivo("northwind").customers()) == 2
+
+
+def test_an_award_that_was_answered_is_in_the_book_after_a_kill(tmp_path: Path, customers: Path) -> None:
+    data = tmp_path / "data"
+    with Sandbox(data=data, rivo_stores=("northwind",)) as before:
+        key = before.rivo("northwind").key
+        before.rivo("northwind").add_customer("mia@example.com")
+    with running("--port", "0", "--data", str(data), end=signal.SIGKILL) as url:
+        for number in range(10):
+            answer = requests.post(
+                f"{url}/rivo/merchant_api/v1/points_events",
+                data={
+                    "customer_identifier": "mia@example.com",
+                    "source": "manual",
+                    "points_amount": 5,
+                    "internal_note": str(number),
+                },
+                headers={"Authorization": key},
+                timeout=5,
+            )
+            assert answer.status_code == 201
+    with Sandbox(data=data, rivo_stores=("northwind",)) as after:
+        book = after.rivo("northwind").events("mia@example.com")
+        assert [row["internal_note"] for row in book] == [str(number) for number in range(10)]
+        assert (after.rivo("northwind").customer("mia@example.com") or {})["points_tally"] == 50
+
+
 def test_what_was_answered_is_on_the_disk_when_the_process_is_killed(tmp_path: Path) -> None:
     options = ["--port", "0", "--data", str(tmp_path / "data"), "--accounts", "acme"]
     made = 0
@@ -188,7 +246,10 @@ def test_missing_or_foreign_customers_are_one_sentence(tmp_path: Path, refusal: 
 
 
 def test_a_wrong_account_name_is_one_sentence(tmp_path: Path, refusal: Callable[..., str]) -> None:
-    assert "no account name" in refusal("--port", "0", "--data", str(tmp_path), "--accounts", "Acme Inc")
+    options = ["--port", "0", "--data", str(tmp_path)]
+    assert "no account name" in refusal(*options, "--accounts", "Acme Inc")
+    assert "no account name" in refusal(*options, "--accounts", "rivo")
+    assert "no name of a Rivo store" in refusal(*options, "--rivo-stores", "North Wind")
 
 
 def test_it_listens_on_loopback_only() -> None:
