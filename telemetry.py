@@ -38,12 +38,26 @@ REQUEST_SECONDS = Histogram(
 )
 JOBS = Counter("tallydesk_jobs", "Jobs run, by name and outcome.", ["job", "outcome"])
 GORGIAS_CALLS = Counter("tallydesk_gorgias_calls", "Calls to Gorgias, by outcome.", ["outcome"])
+MEMBER_READS = Counter(
+    "tallydesk_member_reads", "Members read for programs elsewhere, by program and outcome.", ["program", "outcome"]
+)
+PROGRAM_CALLS = Counter(
+    "tallydesk_program_calls",
+    "Calls to loyalty programs elsewhere, by program, call and outcome.",
+    ["program", "call", "outcome"],
+)
 TOKEN_REFRESHES = Counter("tallydesk_token_refreshes", "Token refreshes, by outcome.", ["outcome"])
 AWARDS = Counter("tallydesk_awards", "Awards asked for, by outcome.", ["outcome"])
 
 
-# E-mail addresses, and the keys that Gorgias sends.
-_PRIVATE = re.compile(r"[^\s'\"<>()=,;:]+(@|%40)[^\s'\"<>()=,;:]+|td[la]_[0-9a-z]+")
+# E-mail addresses, the keys that Gorgias sends, and whatever stands in an Authorization header: a program's key has no
+# form of its own.
+_PRIVATE = re.compile(
+    r"[^\s'\"<>()=,;:]+(@|%40)[^\s'\"<>()=,;:]+"
+    r"|td[la]_[0-9a-z]+"
+    r"|\bauthorization\b['\"]?\s*[:=,]\s*b?['\"]?(?:(?:bearer|basic)\s+)?[^\s'\",}]+",
+    re.IGNORECASE,
+)
 
 
 def without_private(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -14,9 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
-from http.cookiejar import DefaultCookiePolicy
 from io import BytesIO
-from time import monotonic
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -27,12 +25,11 @@ from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 from urllib3.exceptions import HTTPError as _PROTOCOL_ERROR
 
+from outbound import MAX_BODY, keep_to_itself, read_body
 from telemetry import GORGIAS_CALLS
 
 TIMEOUTS_S = (3.05, 10.0)  # connect, read
 BODY_S = 5.0  # from the head of an answer to the end of its body
-PIECE = 65_536  # bytes
-MAX_BODY = 2 * 1024 * 1024
 PAGE_SIZE = 100
 MAX_PAGES = 100
 
@@ -94,9 +91,7 @@ def new_session() -> requests.Session:
 
 
 def _hardened(session: requests.Session) -> requests.Session:
-    session.trust_env = False
-    # One session serves many accounts: a cookie of one must never reach another.
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    keep_to_itself(session)
     retries = Retry(
         total=2,
         connect=1,
@@ -191,7 +186,7 @@ def _checked(response: requests.Response) -> requests.Response:
     client, not about the account's tokens: to take it for lost access would disconnect every account at once.
     """
     with response:
-        content = _read_body(response)
+        content = read_body(response, within_s=BODY_S)
     told = _load(response, content)
     error = told.get("error") if isinstance(told, dict) else None
     if error == "invalid_grant":
@@ -322,27 +317,12 @@ class GorgiasApi:
                 allow_redirects=False,
                 stream=True,
             ) as response:
-                content = _read_body(response)
+                content = read_body(response, within_s=BODY_S)
         except requests.ConnectTimeout as error:
             raise GorgiasError(GorgiasReason.UNREACHABLE, "Gorgias cannot be reached.") from error
         except (requests.RequestException, OSError, _PROTOCOL_ERROR) as error:
             raise GorgiasError(GorgiasReason.UNREACHABLE, "The connection to Gorgias broke.") from error
         return _read_answer(response, content)
-
-
-def _read_body(response: requests.Response) -> bytes:
-    """At most one byte more than MAX_BODY, within BODY_S. Raises requests' and urllib3's errors.
-
-    The read timeout is for each piece: a body that drips would otherwise hold the caller, and its lease, for ever.
-    """
-    give_up_at = monotonic() + BODY_S
-    content = b""
-    # read1 gives what is there; read and stream would wait for a whole piece.
-    while len(content) <= MAX_BODY and (piece := response.raw.read1(PIECE, decode_content=True)):
-        content += piece
-        if monotonic() > give_up_at:
-            raise requests.ReadTimeout("the body did not come to an end")
-    return content[: MAX_BODY + 1]
 
 
 def _read_answer(response: requests.Response, content: bytes) -> Any:

@@ -21,7 +21,7 @@ FLOORS = [
     {"jobs"},
     {"console", "oauth", "widget"},
     {"loyalty"},
-    {"schemas", "storage", "telemetry", "settings"},
+    {"outbound", "schemas", "storage", "telemetry", "settings"},
 ]
 HOUSE = set().union(*FLOORS)
 ROOMS = sorted(HOUSE | {"sandbox"})
