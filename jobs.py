@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from loyalty.awards import AWARD_SETTLED
+from loyalty.delivery import Delivery
+from loyalty.journal import AWARD_SETTLED, CONFIRM_AWARD, Journal
+from loyalty.members import Members
 from storage.database import Database
 from storage.queue import Job, defer
 from widget.notes import Notes
@@ -25,11 +27,26 @@ class JobResult:
 class Jobs:
     """What the worker runs."""
 
-    def __init__(self, database: Database, *, notes: Notes, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        notes: Notes,
+        journal: Journal,
+        delivery: Delivery,
+        members: Members,
+        now: Callable[[], datetime],
+    ) -> None:
         self._database = database
         self._notes = notes
+        self._journal = journal
+        self._delivery = delivery
+        self._members = members
         self._now = now
-        self._functions: dict[str, Callable[[str], JobResult]] = {AWARD_SETTLED: self._post_note}
+        self._functions: dict[str, Callable[[str], JobResult]] = {
+            AWARD_SETTLED: self._post_note,
+            CONFIRM_AWARD: self._confirm_award,
+        }
 
     def run(self, job: Job) -> JobResult:
         """Run one job. An unknown name is dropped: a newer version may have asked, and its sweep will ask again."""
@@ -37,13 +54,20 @@ class Jobs:
         return JobResult(outcome="unknown_job") if function is None else function(job.ref)
 
     def sweep(self) -> int:
-        """Ask again for what is due and has no job; returns how many were looked at."""
+        """Ask again for what is due and has no job, and erase what is kept no longer; returns how many there were."""
         now = self._now()
-        forgotten = self._notes.forgotten(older_than=now - FORGOTTEN_AFTER)
+        forgotten = [
+            *((AWARD_SETTLED, ref) for ref in self._notes.forgotten(older_than=now - FORGOTTEN_AFTER)),
+            *((CONFIRM_AWARD, ref) for ref in self._journal.forgotten()),
+        ]
         with self._database.write() as tx:
-            for operation_id in forgotten:
-                defer(tx, AWARD_SETTLED, operation_id, run_at=now)
-        return len(forgotten)
+            for name, ref in forgotten:
+                defer(tx, name, ref, run_at=now)
+        return len(forgotten) + self._members.sweep()
+
+    def _confirm_award(self, operation_id: str) -> JobResult:
+        look = self._delivery.confirm(operation_id)
+        return JobResult(outcome=look.outcome.value, again_at=look.again_at)
 
     def _post_note(self, operation_id: str) -> JobResult:
         result = self._notes.post(operation_id)

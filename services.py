@@ -9,14 +9,22 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import requests
 
 from jobs import Jobs
 from loyalty.awards import Awards
+from loyalty.delivery import Delivery
+from loyalty.gate import Gate
+from loyalty.journal import Journal
 from loyalty.ledger import Ledger
+from loyalty.members import Members, ReadLimits
 from loyalty.program import LoyaltyProgram, ProgramKind
+from loyalty.rivo import RivoClient
+from loyalty.rivo_program import Rivo
+from loyalty.snapshots import Snapshots
+from loyalty.stores import Stores
 from oauth.accounts import Accounts
 from oauth.gorgias_api import GorgiasApi, TokenEndpoint, TokenSource, new_session
 from settings import Settings
@@ -37,6 +45,11 @@ class Services:
     sealer: Sealer
     hasher: Hasher
     programs: dict[ProgramKind, LoyaltyProgram]
+    rivo: Rivo
+    stores: Stores
+    snapshots: Snapshots
+    members: Members
+    delivery: Delivery
     awards: Awards
     endpoint: TokenEndpoint
     accounts: Accounts
@@ -61,12 +74,50 @@ def build_services(
     database = Database(settings.database_url)
     sealer = Sealer(settings.encryption_keys)
     hasher = load_hasher(database, sealer=sealer, random_bytes=random_bytes)
+    http = new_session()
+    stores = Stores(database, sealer=sealer, hasher=hasher, now=now)
+    snapshots = Snapshots(database, sealer=sealer, now=now)
+    gate = Gate(database, now=now, sleep=sleep)
+    rivo = Rivo(
+        RivoClient(settings.rivo_url, session=http, gate=gate),
+        gate=gate,
+        stores=stores,
+        snapshots=snapshots,
+        now=now,
+    )
     programs: dict[ProgramKind, LoyaltyProgram] = {
-        ProgramKind.LEDGER: Ledger(database, sealer=sealer, hasher=hasher, public_url=settings.public_url, now=now)
+        ProgramKind.LEDGER: Ledger(database, sealer=sealer, hasher=hasher, public_url=settings.public_url, now=now),
+        ProgramKind.RIVO: rivo,
     }
+    members = Members(
+        snapshots=snapshots,
+        programs=programs,
+        hasher=hasher,
+        limits=ReadLimits(
+            fresh_s=settings.snapshot_fresh_s,
+            not_found_s=settings.snapshot_not_found_s,
+            deadline_s=settings.card_deadline_s,
+            retention=timedelta(days=settings.snapshot_retention_days),
+        ),
+        now=now,
+        sleep=sleep,
+        random_bytes=random_bytes,
+    )
+    journal = Journal(database, sealer=sealer, now=now)
+    delivery = Delivery(
+        journal=journal,
+        programs=programs,
+        members=members,
+        now=now,
+        random_bytes=random_bytes,
+        resend_after_s=settings.unknown_award_resend_after_s,
+    )
     awards = Awards(
         database,
         programs=programs,
+        members=members,
+        journal=journal,
+        delivery=delivery,
         sealer=sealer,
         hasher=hasher,
         now=now,
@@ -80,7 +131,6 @@ def build_services(
         redirect_uri=f"{settings.public_url}/oauth/callback",
     )
     accounts = Accounts(database, sealer=sealer, endpoint=endpoint, now=now, sleep=sleep, random_bytes=random_bytes)
-    http = new_session()
 
     def api_for(account: str, token: TokenSource) -> GorgiasApi:
         return GorgiasApi(settings.gorgias_base(account), token=token, session=http, sleep=sleep)
@@ -99,13 +149,18 @@ def build_services(
         random_bytes=random_bytes,
     )
     notes = Notes(database, connections=connections, accounts=accounts, api_for=api_of, sealer=sealer, now=now)
-    jobs = Jobs(database, notes=notes, now=now)
+    jobs = Jobs(database, notes=notes, journal=journal, delivery=delivery, members=members, now=now)
     return Services(
         settings=settings,
         database=database,
         sealer=sealer,
         hasher=hasher,
         programs=programs,
+        rivo=rivo,
+        stores=stores,
+        snapshots=snapshots,
+        members=members,
+        delivery=delivery,
         awards=awards,
         endpoint=endpoint,
         accounts=accounts,

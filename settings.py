@@ -53,6 +53,12 @@ class Settings:
     max_points_per_agent_per_day: int
     max_points_per_connection_per_day: int
     double_click_window_s: int
+    rivo_url: str
+    snapshot_fresh_s: int
+    snapshot_not_found_s: int
+    snapshot_retention_days: int
+    card_deadline_s: float
+    unknown_award_resend_after_s: int
 
     @property
     def development(self) -> bool:
@@ -98,6 +104,16 @@ class _Environment(Schema):
     MAX_POINTS_PER_AGENT_PER_DAY = fields.Integer(load_default=10_000)
     MAX_POINTS_PER_CONNECTION_PER_DAY = fields.Integer(load_default=50_000)
     DOUBLE_CLICK_WINDOW_S = fields.Integer(load_default=60)
+    RIVO_URL = fields.String(load_default="https://developer-api.rivo.io/merchant_api/v1")
+    SNAPSHOT_FRESH_S = fields.Integer(load_default=60)
+    SNAPSHOT_NOT_FOUND_S = fields.Integer(load_default=30)
+    SNAPSHOT_RETENTION_DAYS = fields.Integer(load_default=30)
+    CARD_DEADLINE_S = fields.Float(
+        load_default=2.5,
+        error_messages={"invalid": "must be a number of seconds, such as 2.5."},
+        validate=validate.Range(0.5, 4.5, error="must lie between 0.5 and 4.5: Gorgias waits five seconds."),
+    )
+    UNKNOWN_AWARD_RESEND_AFTER_S = fields.Integer(load_default=45)
 
 
 MAX_POINTS = 2_000_000_000  # what the database's columns and the console's form hold
@@ -108,6 +124,10 @@ _HIGHEST = {
     "MAX_POINTS_PER_AGENT_PER_DAY": MAX_POINTS,
     "MAX_POINTS_PER_CONNECTION_PER_DAY": MAX_POINTS,
     "DOUBLE_CLICK_WINDOW_S": 86_400,
+    "SNAPSHOT_FRESH_S": 86_400,
+    "SNAPSHOT_NOT_FOUND_S": 3_600,
+    "SNAPSHOT_RETENTION_DAYS": 3_650,
+    "UNKNOWN_AWARD_RESEND_AFTER_S": 3_600,
 }
 
 
@@ -136,10 +156,12 @@ def load(environment: Mapping[str, str], *, var: Path) -> Settings:
     port = values["PORT"]
     public_url = values["PUBLIC_URL"].rstrip("/") or f"http://localhost:{port}"
     gorgias_url = values["GORGIAS_URL"].rstrip("/")
+    rivo_url = values["RIVO_URL"].rstrip("/")
     development = is_loopback(_hostname(public_url))
 
     faults += _url_faults("PUBLIC_URL", public_url, https=not development)
     faults += _url_faults("GORGIAS_URL", gorgias_url, https=not development)
+    faults += _url_faults("RIVO_URL", rivo_url, https=not development)
     if gorgias_url.count("{account}") != 1:
         faults.append("GORGIAS_URL must contain {account} once, where the account's name goes.")
     if "/" in public_url.partition("://")[2]:
@@ -201,6 +223,12 @@ def load(environment: Mapping[str, str], *, var: Path) -> Settings:
         max_points_per_agent_per_day=values["MAX_POINTS_PER_AGENT_PER_DAY"],
         max_points_per_connection_per_day=values["MAX_POINTS_PER_CONNECTION_PER_DAY"],
         double_click_window_s=values["DOUBLE_CLICK_WINDOW_S"],
+        rivo_url=rivo_url,
+        snapshot_fresh_s=values["SNAPSHOT_FRESH_S"],
+        snapshot_not_found_s=values["SNAPSHOT_NOT_FOUND_S"],
+        snapshot_retention_days=values["SNAPSHOT_RETENTION_DAYS"],
+        card_deadline_s=values["CARD_DEADLINE_S"],
+        unknown_award_resend_after_s=values["UNKNOWN_AWARD_RESEND_AFTER_S"],
     )
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import and_, select, tuple_
 
-from loyalty.awards import AwardState, NoteState, is_operation_id
+from loyalty.awards import is_operation_id
+from loyalty.journal import AwardState, NoteState, SettledBy
 from storage.database import Database
 from storage.sealing import Sealer
 from storage.tables import awards
@@ -23,6 +24,7 @@ class AwardRecord:
     when: datetime
     state: AwardState
     points: int
+    credit_cents: int
     member_email: str
     reason: str
     ticket_id: str
@@ -34,6 +36,10 @@ class AwardRecord:
     undone_by: str | None
     note_state: NoteState
     note_reason: str | None
+    sends: int
+    settled_by: SettledBy | None
+    told: str
+    marked_by: str | None
 
     @property
     def can_be_undone(self) -> bool:
@@ -53,7 +59,7 @@ def recent_awards(
     undo = awards.alias("undo")
     statement = (
         select(awards, undo.c.operation_id.label("undone_by"))
-        .outerjoin(undo, undo.c.reverses == awards.c.operation_id)
+        .outerjoin(undo, and_(undo.c.reverses == awards.c.operation_id, undo.c.state != AwardState.REJECTED))
         .where(awards.c.connection_id == connection_id)
         .order_by(awards.c.created_at.desc(), awards.c.operation_id.desc())
         .limit(limit)
@@ -71,6 +77,7 @@ def recent_awards(
                 when=row.created_at,
                 state=AwardState(row.state),
                 points=row.points,
+                credit_cents=row.credit_cents,
                 member_email=sealer.open(row.member_email_sealed),
                 reason=row.reason,
                 ticket_id=row.ticket_id,
@@ -82,6 +89,10 @@ def recent_awards(
                 undone_by=row.undone_by,
                 note_state=NoteState(row.note_state),
                 note_reason=row.note_reason,
+                sends=row.sends,
+                settled_by=None if row.settled_by is None else SettledBy(row.settled_by),
+                told=row.told or "",
+                marked_by=None if row.marked_by_sealed is None else sealer.open(row.marked_by_sealed),
             )
             for row in tx.execute(statement)
         ]

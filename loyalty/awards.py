@@ -1,8 +1,9 @@
-"""The journal that makes an award happen once.
+"""Awards as agents ask for them: who may have how much, what is a repetition, and what becomes of the rest.
 
-Every award is written down before it is sent, under an operation id of ours, and its outcome after. On the embedded
-ledger intent, entries and outcome are one transaction. A double click is recognised by the card's one-time key, or,
-where the helpdesk does not echo it, by a short window over connection, ticket, member, points and agent.
+Every award is written into the journal before it is sent, under an operation id of ours. On the embedded ledger intent,
+entries and outcome are one transaction; to a program elsewhere it is delivered after. A double click is recognised by
+the card's one-time key, or, where the helpdesk does not echo it, by a short window over connection, ticket, member,
+points and agent.
 """
 
 from __future__ import annotations
@@ -18,49 +19,29 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, exists, func, insert, select, update
+import structlog
+from sqlalchemy import ColumnElement, Connection, and_, exists, func, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from loyalty.award_key import AwardKey
+from loyalty.delivery import Delivery, Look
+from loyalty.journal import SETTLED, AwardState, Journal, Sending, SettledBy, store_of, what_of
+from loyalty.members import Members
 from loyalty.program import (
     LoyaltyProgram,
     Member,
     MemberStatus,
     NewPointsEvent,
-    PointsEvent,
     ProgramKind,
+    ProgramUnavailable,
     Store,
     UnknownMember,
 )
 from storage.database import Database
-from storage.queue import defer
-from storage.sealing import Hasher, RandomBytes, Sealer
-from storage.tables import awards, stores
+from storage.sealing import CannotOpen, Hasher, RandomBytes, Sealer
+from storage.tables import awards
 
-# The job that follows a settled award; what it does is decided above, where a helpdesk is known.
-AWARD_SETTLED = "award_settled"
-
-
-class AwardState(StrEnum):
-    """Where an award stands. `unknown` is a state, not an error: it may have happened."""
-
-    PENDING = "pending"
-    SENDING = "sending"
-    APPLIED = "applied"
-    REJECTED = "rejected"
-    UNKNOWN = "unknown"
-    NEEDS_REVIEW = "needs_review"
-
-
-SETTLED = (AwardState.APPLIED, AwardState.REJECTED)
-
-
-class NoteState(StrEnum):
-    """Where the internal note about an award stands."""
-
-    NONE = "none"
-    DUE = "due"
-    POSTED = "posted"
-    GIVEN_UP = "given_up"
+log = structlog.get_logger()
 
 
 class Status(StrEnum):
@@ -88,12 +69,18 @@ class Refusal(StrEnum):
     NOT_APPLIED = "not_applied"
     ALREADY_UNDONE = "already_undone"
     AWARD_NOT_FOUND = "award_not_found"
+    CREDIT_NOT_ALLOWED = "credit_not_allowed"
+    CREDIT_ABOVE_AWARD_CAP = "credit_above_award_cap"
+    CREDIT_ABOVE_CONNECTION_CAP = "credit_above_connection_cap"
+    PROGRAM_REFUSED = "program_refused"
+    NOT_IN_REVIEW = "not_in_review"
 
 
 class AwardRefused(Exception):
     """Nothing was added. `reason` is the word; the rest are the facts that a sentence about it needs.
 
-    `points` were asked for or are already used up, `limit` is what is allowed, `wait_s` is when to try again.
+    `points` were asked for or are already used up, `limit` is what is allowed (both in hundredths where the reason is
+    about store credit), `wait_s` is when to try again, `told` is what the program says.
     """
 
     def __init__(
@@ -105,6 +92,7 @@ class AwardRefused(Exception):
         wait_s: int = 0,
         allowed_reasons: tuple[str, ...] = (),
         agent_known: bool = True,
+        told: str = "",
     ) -> None:
         super().__init__(reason.value)
         self.reason = reason
@@ -113,6 +101,7 @@ class AwardRefused(Exception):
         self.wait_s = wait_s
         self.allowed_reasons = allowed_reasons
         self.agent_known = agent_known
+        self.told = told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,38 +117,50 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What a connection allows. Points per award, per agent and UTC day, per connection and UTC day."""
+    """What a connection allows. Points per award, per agent and UTC day, per connection and UTC day.
+
+    Store credit in hundredths, per award and per connection and UTC day; 0 allows none.
+    """
 
     max_points_per_award: int
     max_points_per_agent_per_day: int
     max_points_per_day: int
     reasons: tuple[str, ...] = ()
     allow_guests: bool = False
+    max_credit_cents_per_award: int = 0
+    max_credit_cents_per_day: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class AwardRequest:
-    """What was asked. `emails` are readings of one customer's address, most likely first; `points` is at least 1."""
+    """What was asked. `emails` are readings of one customer's address, most likely first.
+
+    Either `points` or `credit_cents` is at least 1, the other 0; an undo has the negative.
+    """
 
     emails: tuple[str, ...]
     points: int
     origin: Origin
+    credit_cents: int = 0
     reason: str = ""
     key: AwardKey | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class AwardResult:
-    """What became of it: `points` (negative for an undo) and the last balance known.
+    """What became of it: `points` or `credit_cents` (negative for an undo) and the last balance known.
 
-    `wait_s` is set on a repetition: after so many seconds the same request counts as a new award.
+    `wait_s` is set on a repetition: after so many seconds the same request counts as a new award. `in_review`: it waits
+    for a person's word.
     """
 
     status: Status
     points: int
-    points_balance: int
+    points_balance: int | None
     operation_id: str
+    credit_cents: int = 0
     wait_s: int = 0
+    in_review: bool = False
 
 
 class Awards:
@@ -170,6 +171,9 @@ class Awards:
         database: Database,
         *,
         programs: Mapping[ProgramKind, LoyaltyProgram],
+        members: Members,
+        journal: Journal,
+        delivery: Delivery,
         sealer: Sealer,
         hasher: Hasher,
         now: Callable[[], datetime],
@@ -178,6 +182,9 @@ class Awards:
     ) -> None:
         self._database = database
         self._programs = programs
+        self._members = members
+        self._journal = journal
+        self._delivery = delivery
         self._sealer = sealer
         self._hasher = hasher
         self._now = now
@@ -185,8 +192,9 @@ class Awards:
         self._window = timedelta(seconds=double_click_window_s)
 
     def award(self, store: Store, *, request: AwardRequest, rules: Rules) -> AwardResult:
-        """Add points once. Raises AwardRefused when nothing was added."""
+        """Add points once. Raises AwardRefused, or ProgramUnavailable, when nothing was added."""
         member = self._find_member(store, request)
+        trouble = self._trouble_of(store)
         member_hmac = self._hasher.email(member.email)
         asked = _Asked(
             member_hmac=member_hmac,
@@ -203,12 +211,14 @@ class Awards:
                 _check_request(request, rules)
                 _check_member(member, rules)
                 self._check_caps(tx, asked, rules=rules, now=now)
-                event = self._book(
+                if trouble is not None:
+                    # A press that cannot be sent leaves no trace.
+                    raise trouble
+                booked = self._book(
                     tx,
                     store,
                     email=member.email,
                     asked=asked,
-                    what=request.reason or "Added by support",
                     award_key_nonce=request.key.nonce if request.key and key_is_free else None,
                     now=now,
                 )
@@ -218,69 +228,126 @@ class Awards:
             return AwardResult(
                 status=Status.ALREADY_APPLIED if earlier.state in SETTLED else Status.BEING_CONFIRMED,
                 points=earlier.points,
+                credit_cents=earlier.credit_cents,
                 points_balance=member.points_balance,
                 operation_id=earlier.operation_id,
                 wait_s=self._wait_s(earlier, now=now),
+                in_review=earlier.state == AwardState.NEEDS_REVIEW,
             )
-        return AwardResult(
-            status=Status.APPLIED,
-            points=request.points,
-            points_balance=event.points_balance,
-            operation_id=event.operation_id,
-        )
+        return self._deliver(booked, asked, balance=member.points_balance)
 
     def undo(self, *, operation_id: str, origin: Origin) -> AwardResult:
-        """Take an applied award back, once, by an award of its own with negative points. Raises AwardRefused."""
+        """Take an applied award back, once, by an award of its own with negative points.
+
+        Raises AwardRefused, or ProgramUnavailable, when nothing was changed.
+        """
         if not is_operation_id(operation_id):
             raise AwardRefused(Refusal.AWARD_NOT_FOUND)
+        award = self._journal.read(operation_id)
+        if award is None or award.connection_id != origin.connection_id:
+            raise AwardRefused(Refusal.AWARD_NOT_FOUND)
+        with self._database.read() as tx:
+            store = store_of(tx, award.store_id)
+        self._programs[store.program].check_ready(store)
         now = self._now()
         with self._database.write() as tx:
             self._database.lock(tx, f"connection {origin.connection_id}")
-            row = tx.execute(
-                select(awards).where(
-                    awards.c.operation_id == operation_id,
-                    awards.c.connection_id == origin.connection_id,
-                )
-            ).one_or_none()
-            if row is None:
-                raise AwardRefused(Refusal.AWARD_NOT_FOUND)
+            row = tx.execute(select(awards).where(awards.c.operation_id == operation_id)).one()
             if row.state != AwardState.APPLIED or row.reverses is not None:
                 raise AwardRefused(Refusal.NOT_APPLIED)
-            if tx.scalar(select(awards.c.operation_id).where(awards.c.reverses == operation_id)) is not None:
+            if tx.scalar(select(_undo.c.operation_id).where(_undo.c.reverses == operation_id, _NOT_REJECTED_UNDO)):
                 raise AwardRefused(Refusal.ALREADY_UNDONE)
             self._database.lock(tx, f"member {row.store_id} {row.member_hmac}")
             # Its note belongs on the ticket of the award it takes back.
             origin = replace(origin, ticket_id=row.ticket_id)
-            store = Store(id=row.store_id, program=_program_of(tx, row.store_id))
             email = self._sealer.open(row.member_email_sealed)
-            reason = "Undo"
-            request = AwardRequest(emails=(email,), points=-row.points, origin=origin, reason=reason)
-            event = self._book(
-                tx,
-                store,
-                email=email,
-                asked=_Asked(
-                    member_hmac=row.member_hmac,
-                    agent_hmac=self._agent_hmac(origin),
-                    fingerprint=self._fingerprint(request, row.member_hmac),
-                    request=request,
-                ),
-                what=reason,
-                reverses=operation_id,
-                now=now,
+            request = AwardRequest(
+                emails=(email,), points=-row.points, credit_cents=-row.credit_cents, origin=origin, reason="Undo"
             )
+            asked = _Asked(
+                member_hmac=row.member_hmac,
+                agent_hmac=self._agent_hmac(origin),
+                fingerprint=self._fingerprint(request, row.member_hmac),
+                request=request,
+            )
+            booked = self._book(tx, store, email=email, asked=asked, reverses=operation_id, now=now)
+        return self._deliver(booked, asked, balance=None)
+
+    def look_again(self, *, operation_id: str, connection_id: int) -> Look:
+        """Ask the program once more what became of an award that waits for a person. Raises AwardRefused."""
+        self._in_review(operation_id, connection_id)
+        return self._delivery.look_again(operation_id)
+
+    def mark(self, *, operation_id: str, connection_id: int, applied: bool, by: str) -> None:
+        """A person, by their e-mail, says what became of an award in review. Raises AwardRefused."""
+        row = self._in_review(operation_id, connection_id)
+        with self._database.write() as tx:
+            state = AwardState.APPLIED if applied else AwardState.REJECTED
+            marked = self._journal.settle(
+                tx, operation_id, state=state, by=SettledBy.PERSON, marked_by=by, only_from=AwardState.NEEDS_REVIEW
+            )
+        if not marked:
+            raise AwardRefused(Refusal.NOT_IN_REVIEW)
+        with self._database.read() as tx:
+            store = store_of(tx, row.store_id)
+        self._members.outdate(store, member_hmac=row.member_hmac)
+
+    def _send(self, sending: Sending) -> tuple[Look | None, Any]:
+        """What sending brought, and the journal's row after it; nothing where trouble of our own came between.
+
+        The award is written down by then and may have been sent: whatever goes wrong, it is being confirmed.
+        """
+        try:
+            return self._delivery.send_now(sending), self._journal.read(sending.operation_id)
+        except (SQLAlchemyError, CannotOpen) as error:
+            log.error("award", outcome="storage_trouble", kind=type(error).__name__, operation_id=sending.operation_id)
+        except Exception:
+            log.exception("award", outcome="crashed", operation_id=sending.operation_id)
+        return None, None
+
+    def _trouble_of(self, store: Store) -> ProgramUnavailable | None:
+        """What is known to stand in the way of any award just now."""
+        try:
+            self._programs[store.program].check_ready(store)
+        except ProgramUnavailable as error:
+            return error
+        return None
+
+    def _in_review(self, operation_id: str, connection_id: int) -> Any:
+        row = self._journal.read(operation_id) if is_operation_id(operation_id) else None
+        if row is None or row.connection_id != connection_id:
+            raise AwardRefused(Refusal.AWARD_NOT_FOUND)
+        if row.state != AwardState.NEEDS_REVIEW:
+            raise AwardRefused(Refusal.NOT_IN_REVIEW)
+        return row
+
+    def _deliver(self, booked: _Booked, asked: _Asked, *, balance: int | None) -> AwardResult:
+        """The result of what was booked: at once where the program is ours, after sending where it lives elsewhere."""
+        request = asked.request
+        operation_id = booked.operation_id
+        status = Status.APPLIED
+        if booked.sending is None:
+            balance = booked.points_balance
+        else:
+            status = Status.BEING_CONFIRMED
+            look, row = self._send(booked.sending)
+            if row is not None and look is not None:
+                if row.state == AwardState.REJECTED:
+                    raise _refusal_of(look.error, told=row.told or "")
+                status = Status.APPLIED if row.state == AwardState.APPLIED else Status.BEING_CONFIRMED
+                balance = balance if look.points_balance is None else look.points_balance
         return AwardResult(
-            status=Status.APPLIED,
-            points=-row.points,
-            points_balance=event.points_balance,
-            operation_id=event.operation_id,
+            status=status,
+            points=request.points,
+            credit_cents=request.credit_cents,
+            points_balance=balance,
+            operation_id=operation_id,
         )
 
     def _find_member(self, store: Store, request: AwardRequest) -> Member:
-        program = self._programs[store.program]
         emails = request.emails
         if not emails:
-            email = None if request.key is None else program.email_of(store, member_hmac=request.key.member_hmac)
+            email = None if request.key is None else self._members.email_of(store, member_hmac=request.key.member_hmac)
             if email is None:
                 raise AwardRefused(Refusal.MEMBER_MISSING)
             emails = (email,)
@@ -290,7 +357,7 @@ class Awards:
             if not emails:
                 raise AwardRefused(Refusal.MEMBER_MISMATCH)
         for email in emails:
-            member = program.member(store, email=email)
+            member = self._members.read(store, email=email)
             if member is not None:
                 return member
         raise AwardRefused(Refusal.MEMBER_NOT_FOUND)
@@ -321,6 +388,7 @@ class Awards:
                 awards.c.ticket_id == request.origin.ticket_id,
                 awards.c.member_hmac == asked.member_hmac,
                 awards.c.points == request.points,
+                awards.c.credit_cents == request.credit_cents,
                 awards.c.agent_hmac == asked.agent_hmac,
                 awards.c.reverses.is_(None),
                 (awards.c.created_at > now - self._window) | awards.c.state.not_in(SETTLED),
@@ -340,12 +408,20 @@ class Awards:
         """Refuse what would exceed a day's cap. Unsettled awards count; undone ones do not; the day is UTC's."""
         midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
         request = asked.request
-        today = select(func.coalesce(func.sum(awards.c.points), 0)).where(
+        counted = (
             awards.c.connection_id == request.origin.connection_id,
             awards.c.created_at >= midnight,
             awards.c.reverses.is_(None),
             _STANDS,
         )
+        if request.credit_cents:
+            cents = int(tx.scalar(select(func.coalesce(func.sum(awards.c.credit_cents), 0)).where(*counted)) or 0)
+            if cents + request.credit_cents > rules.max_credit_cents_per_day:
+                raise AwardRefused(
+                    Refusal.CREDIT_ABOVE_CONNECTION_CAP, points=cents, limit=rules.max_credit_cents_per_day
+                )
+            return
+        today = select(func.coalesce(func.sum(awards.c.points), 0)).where(*counted)
         by_agent = int(tx.scalar(today.where(awards.c.agent_hmac == asked.agent_hmac)) or 0)
         if by_agent + request.points > rules.max_points_per_agent_per_day:
             raise AwardRefused(
@@ -367,82 +443,55 @@ class Awards:
         *,
         email: str,
         asked: _Asked,
-        what: str,
         now: datetime,
         award_key_nonce: str | None = None,
         reverses: str | None = None,
-    ) -> PointsEvent:
-        """Intent, points event and outcome, in one transaction."""
-        operation_id = self._new_operation_id()
-        self._write_intent(
+    ) -> _Booked:
+        """The intent; for a program of ours also points event and outcome, all in one transaction."""
+        operation_id = "td_" + b32encode(self._random_bytes(15)).decode().lower()
+        request = asked.request
+        agent = request.origin.agent_email
+        self._journal.write_intent(
             tx,
-            store,
+            operation_id=operation_id,
+            store_id=store.id,
+            connection_id=request.origin.connection_id,
+            member_hmac=asked.member_hmac,
+            member_email_sealed=self._sealer.seal(email),
+            points=request.points,
+            credit_cents=request.credit_cents,
+            reason=request.reason,
+            channel=request.origin.channel,
+            ticket_id=request.origin.ticket_id,
+            agent_hmac=asked.agent_hmac,
+            agent_email_sealed=None if agent is None else self._sealer.seal(agent),
+            agent_proof="proven" if request.origin.agent_proven else "claimed",
+            award_key_nonce=award_key_nonce,
+            fingerprint=asked.fingerprint,
+            reverses=reverses,
+            created_at=now,
+        )
+        program = self._programs[store.program]
+        if program.remote:
+            sending = self._journal.begin(tx, operation_id, owner=self._delivery.new_owner())
+            return _Booked(operation_id=operation_id, sending=sending)
+        event = NewPointsEvent(
             operation_id=operation_id,
             email=email,
-            asked=asked,
-            award_key_nonce=award_key_nonce,
+            points=request.points,
+            what=what_of(request.reason),
             reverses=reverses,
-            now=now,
-        )
-        points = NewPointsEvent(
-            operation_id=operation_id, email=email, points=asked.request.points, what=what, reverses=reverses
+            first_send=True,
         )
         try:
-            event = self._programs[store.program].add_points(store, event=points, within=tx)
+            done = program.add_points(store, event=event, within=tx)
         except UnknownMember as error:
             # Gone between reading and booking; leaving the transaction undoes the intent too.
             raise AwardRefused(Refusal.MEMBER_NOT_FOUND) from error
-        self._settle(tx, operation_id, balance=event.points_balance, now=now)
-        return event
-
-    def _write_intent(
-        self,
-        tx: Connection,
-        store: Store,
-        *,
-        operation_id: str,
-        email: str,
-        asked: _Asked,
-        now: datetime,
-        award_key_nonce: str | None,
-        reverses: str | None,
-    ) -> None:
-        origin = asked.request.origin
-        agent = origin.agent_email
-        tx.execute(
-            insert(awards).values(
-                operation_id=operation_id,
-                store_id=store.id,
-                connection_id=origin.connection_id,
-                state=AwardState.PENDING,
-                member_hmac=asked.member_hmac,
-                member_email_sealed=self._sealer.seal(email),
-                points=asked.request.points,
-                reason=asked.request.reason,
-                channel=origin.channel,
-                ticket_id=origin.ticket_id,
-                agent_hmac=asked.agent_hmac,
-                agent_email_sealed=None if agent is None else self._sealer.seal(agent),
-                agent_proof="proven" if origin.agent_proven else "claimed",
-                award_key_nonce=award_key_nonce,
-                fingerprint=asked.fingerprint,
-                reverses=reverses,
-                created_at=now,
-                note_state=NoteState.NONE,
-            )
+        self._journal.settle(
+            tx, operation_id, state=AwardState.APPLIED, balance=done.points_balance, by=SettledBy.ANSWER
         )
-
-    def _settle(self, tx: Connection, operation_id: str, *, balance: int, now: datetime) -> None:
-        """The program took the award; what follows from it is asked for in the same transaction."""
-        ticket_id = tx.execute(
-            update(awards)
-            .where(awards.c.operation_id == operation_id)
-            .values(state=AwardState.APPLIED, balance_after=balance, settled_at=now)
-            .returning(awards.c.ticket_id)
-        ).scalar_one()
-        if ticket_id:
-            tx.execute(update(awards).where(awards.c.operation_id == operation_id).values(note_state=NoteState.DUE))
-            defer(tx, AWARD_SETTLED, operation_id, run_at=now)
+        return _Booked(operation_id=operation_id, points_balance=done.points_balance)
 
     def _agent_hmac(self, origin: Origin) -> str:
         return "" if origin.agent_email is None else self._hasher.email(origin.agent_email)
@@ -455,10 +504,9 @@ class Awards:
             request.origin.ticket_id,
             self._agent_hmac(request.origin),
         ]
+        if request.credit_cents:
+            body.append(request.credit_cents)
         return hashlib.sha256(json.dumps(body).encode()).hexdigest()
-
-    def _new_operation_id(self) -> str:
-        return "td_" + b32encode(self._random_bytes(15)).decode().lower()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -471,12 +519,35 @@ class _Asked:
     fingerprint: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Booked:
+    """An award that was written down: done with (`points_balance`), or to be sent."""
+
+    operation_id: str
+    points_balance: int | None = None
+    sending: Sending | None = None
+
+
 def is_operation_id(text: str) -> bool:
     """Whether `text` has the form of an operation id."""
     return re.fullmatch(r"td_[a-z2-7]{24}", text) is not None
 
 
+def _refusal_of(error: Exception | None, *, told: str) -> Exception:
+    """What an agent hears about an award that the program did not take."""
+    if isinstance(error, ProgramUnavailable):
+        return error
+    if isinstance(error, UnknownMember):
+        return AwardRefused(Refusal.MEMBER_NOT_FOUND)
+    return AwardRefused(Refusal.PROGRAM_REFUSED, told=told)
+
+
 def _check_request(request: AwardRequest, rules: Rules) -> None:
+    cents = request.credit_cents
+    if cents and not rules.max_credit_cents_per_award:
+        raise AwardRefused(Refusal.CREDIT_NOT_ALLOWED)
+    if cents > rules.max_credit_cents_per_award:
+        raise AwardRefused(Refusal.CREDIT_ABOVE_AWARD_CAP, points=cents, limit=rules.max_credit_cents_per_award)
     if request.points > rules.max_points_per_award:
         raise AwardRefused(Refusal.POINTS_ABOVE_AWARD_CAP, points=request.points, limit=rules.max_points_per_award)
     if rules.reasons and request.reason and request.reason not in rules.reasons:
@@ -490,12 +561,11 @@ def _check_member(member: Member, rules: Rules) -> None:
         raise AwardRefused(Refusal.MEMBER_GUEST)
 
 
-def _program_of(tx: Connection, store_id: int) -> ProgramKind:
-    return ProgramKind(tx.execute(select(stores.c.program).where(stores.c.id == store_id)).scalar_one())
-
-
 _undo = awards.alias("undo")
-# Neither rejected nor undone: such an award counts towards limits and makes another press a repetition.
+_NOT_REJECTED_UNDO = _undo.c.state != AwardState.REJECTED
+# Neither rejected nor undone: such an award counts towards limits and makes another press a repetition. An undo that is
+# still being confirmed has undone nothing yet.
 _STANDS: ColumnElement[bool] = and_(
-    awards.c.state != AwardState.REJECTED, ~exists().where(_undo.c.reverses == awards.c.operation_id)
+    awards.c.state != AwardState.REJECTED,
+    ~exists().where(_undo.c.reverses == awards.c.operation_id, _undo.c.state == AwardState.APPLIED),
 )

@@ -34,6 +34,7 @@ from loyalty.program import (
     Member,
     MemberStatus,
     NewPointsEvent,
+    NotOffered,
     PointsEvent,
     ProgramKind,
     Store,
@@ -166,6 +167,8 @@ def new_referral_code(random_bytes: RandomBytes) -> str:
 class Ledger:
     """The loyalty program of every store that has no other."""
 
+    remote = False
+
     def __init__(
         self,
         database: Database,
@@ -181,7 +184,9 @@ class Ledger:
         self._public_url = public_url
         self._now = now
 
-    def member(self, store: Store, *, email: str, with_date_of_birth: bool = False) -> Member | None:
+    def member(
+        self, store: Store, *, email: str, with_date_of_birth: bool = False, within_s: float | None = None
+    ) -> Member | None:
         """The member with this e-mail as the ledger stands now, or None."""
         with self._database.read() as tx:
             row = tx.execute(_MEMBER, {"store_id": store.id, "email_hmac": self._hasher.email(email)}).one_or_none()
@@ -196,8 +201,14 @@ class Ledger:
             row = tx.execute(_MEMBER, {"store_id": store.id, "email_hmac": member_hmac}).one_or_none()
         return None if row is None else self._sealer.open(row.email_sealed)
 
-    def add_points(self, store: Store, *, event: NewPointsEvent, within: Connection) -> PointsEvent:
-        """Book the event in the caller's transaction. Raises UnknownMember."""
+    def add_points(
+        self, store: Store, *, event: NewPointsEvent, within: Connection | None = None, within_s: float | None = None
+    ) -> PointsEvent:
+        """Book the event in the caller's transaction, which must be given. Raises UnknownMember, NotOffered."""
+        if event.store_credit is not None:
+            raise NotOffered("The built-in ledger keeps points only, no store credit.")
+        if within is None:
+            raise TypeError("the ledger books within its caller's transaction")
         tx = within
         member = tx.execute(
             select(members.c.id, members.c.balance).where(
@@ -225,6 +236,20 @@ class Ledger:
             now=self._now(),
         )
         return PointsEvent(operation_id=event.operation_id, points_balance=balance)
+
+    def find_points(self, store: Store, *, event: NewPointsEvent, within_s: float | None = None) -> PointsEvent | None:
+        """The booked event of this operation id, with the balance as it is now."""
+        with self._database.read() as tx:
+            member = tx.execute(
+                _MEMBER, {"store_id": store.id, "email_hmac": self._hasher.email(event.email)}
+            ).one_or_none()
+            booked = tx.scalar(_OPERATION, {"store_id": store.id, "operation_id": event.operation_id})
+        if member is None or booked is None:
+            return None
+        return PointsEvent(operation_id=event.operation_id, points_balance=member.balance)
+
+    def check_ready(self, store: Store) -> None:
+        """Always ready: what would stop it stops Tallydesk itself."""
 
     def _read_member(self, row: Any, activity: Sequence[Any], *, email: str, with_date_of_birth: bool) -> Member:
         status = MemberStatus(row.status)

@@ -25,6 +25,7 @@ class RequestFault(StrEnum):
     """What is wrong with a request, before anyone is asked."""
 
     POINTS_INVALID = "points_invalid"
+    CREDIT_INVALID = "credit_invalid"
     REQUEST_UNREADABLE = "request_unreadable"
     REQUEST_TOO_LARGE = "request_too_large"
     TICKET_INVALID = "ticket_invalid"
@@ -50,6 +51,18 @@ class PointsField(fields.Field[int]):
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_POINTS:
             raise ValidationError("must be a whole number from 1")
         return value
+
+
+MAX_CREDIT_CENTS = 100_000_000
+
+
+def credit_cents(text: str) -> int | None:
+    """An amount of store credit such as `5`, `5.50` or `5,50` in hundredths, 0.01 to 1,000,000; None for others."""
+    found = re.fullmatch(r"([0-9]{1,7})(?:[.,]([0-9]{1,2}))?", text.strip(" \t\r\n"))
+    if found is None:
+        return None
+    cents = int(found.group(1)) * 100 + int((found.group(2) or "").ljust(2, "0"))
+    return cents if 1 <= cents <= MAX_CREDIT_CENTS else None
 
 
 def one_line(text: str) -> str:
@@ -88,9 +101,13 @@ class _AwardSchema(Schema):
 
 @dataclass(frozen=True, kw_only=True)
 class AwardFields:
-    """What the button sent, read. `emails` are readings of one address, most likely first; text may be empty."""
+    """What the button sent, read. `emails` are readings of one address, most likely first; text may be empty.
+
+    Either `points` or `credit_cents` is at least 1, the other 0.
+    """
 
     points: int
+    credit_cents: int
     emails: tuple[str, ...]
     ticket_id: str
     agent_email: str | None
@@ -102,8 +119,9 @@ def read_award(sent: Any) -> AwardFields:
     """Read an award request. Raises BadRequest with a sentence that a person understands."""
     if not isinstance(sent, Mapping):
         raise BadRequest(RequestFault.REQUEST_UNREADABLE, UNREADABLE)
+    cents = _read_credit(sent)
     try:
-        loaded: dict[str, Any] = _AwardSchema().load(sent)
+        loaded: dict[str, Any] = _AwardSchema(exclude=("points",) if cents else ()).load(sent)
     except ValidationError as error:
         if "points" in error.messages_dict:
             raise BadRequest(
@@ -118,7 +136,8 @@ def read_award(sent: Any) -> AwardFields:
     if text["ticket_id"] and not re.fullmatch(r"[0-9]{1,20}", text["ticket_id"]):
         raise BadRequest(RequestFault.TICKET_INVALID, "The ticket's number is not a number. Nothing was added.")
     return AwardFields(
-        points=loaded["points"],
+        points=0 if cents else loaded["points"],
+        credit_cents=cents,
         # Read as it arrived: tidied, one shopper's address might become another's.
         emails=read_addresses([loaded["email"] or ""]),
         # One ticket has one number: 007 and 7 are the same.
@@ -127,3 +146,17 @@ def read_award(sent: Any) -> AwardFields:
         reason=without_addresses(text["reason"])[:MAX_REASON].rstrip(),
         award_key=text["award_key"],
     )
+
+
+def _read_credit(sent: Mapping[str, Any]) -> int:
+    """The store credit asked for, in hundredths; 0 when points are asked for. Raises BadRequest."""
+    text = one_line(str(sent.get("store_credit") or ""))
+    if not text:
+        return 0
+    cents = credit_cents(text)
+    if cents is None:
+        raise BadRequest(RequestFault.CREDIT_INVALID, "Enter the store credit as an amount such as 5 or 5.00. "
+                         "Nothing was added.")  # fmt: skip
+    if one_line(str(sent.get("points") or "")):
+        raise BadRequest(RequestFault.CREDIT_INVALID, "Enter points or store credit, not both. Nothing was added.")
+    return cents

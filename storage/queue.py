@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, delete, or_, select, update
+from sqlalchemy import Connection, and_, delete, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -26,10 +26,22 @@ class Job:
     attempts: int
 
 
-def defer(tx: Connection, name: str, ref: str, *, run_at: datetime) -> None:
-    """Ask for `name` to be run on `ref` at `run_at`. Asking again while it waits changes nothing."""
+def defer(tx: Connection, name: str, ref: str, *, run_at: datetime, sooner: bool = False) -> None:
+    """Ask for `name` to be run on `ref` at `run_at`. Asking again while it waits changes nothing.
+
+    `sooner`: one that waits, and is not running, is brought forward to `run_at`.
+    """
     insert = sqlite_insert if tx.dialect.name == "sqlite" else postgresql_insert
-    tx.execute(insert(jobs).values(name=name, ref=ref, run_at=run_at).on_conflict_do_nothing())
+    asked = insert(jobs).values(name=name, ref=ref, run_at=run_at)
+    if sooner:
+        asked = asked.on_conflict_do_update(
+            index_elements=[jobs.c.name, jobs.c.ref],
+            set_={"run_at": run_at},
+            where=and_(jobs.c.lease_owner.is_(None), jobs.c.run_at > run_at),
+        )
+    else:
+        asked = asked.on_conflict_do_nothing()
+    tx.execute(asked)
 
 
 def claim(tx: Connection, *, owner: str, now: datetime, lease: timedelta) -> Job | None:

@@ -69,9 +69,12 @@ class Hasher:
         self._load_root = load_root
 
     @cached_property
-    def _keys(self) -> tuple[bytes, bytes]:
+    def _keys(self) -> tuple[bytes, bytes, bytes]:
         root = self._load_root()
-        return hmac.digest(root, b"email", "sha256"), hmac.digest(root, b"award key", "sha256")
+        email, award_key, program_key = (
+            hmac.digest(root, purpose, "sha256") for purpose in (b"email", b"award key", b"program key")
+        )
+        return email, award_key, program_key
 
     def email(self, email: str) -> str:
         """What a normalised e-mail is found by: 32 hex digits."""
@@ -80,6 +83,10 @@ class Hasher:
     def award_key(self, message: bytes) -> bytes:
         """The 16-byte code that authenticates an award key."""
         return hmac.digest(self._keys[1], message, "sha256")[:16]
+
+    def program_key(self, key: str) -> str:
+        """What a loyalty program's key is found by: 32 hex digits."""
+        return hmac.digest(self._keys[2], key.encode(), "sha256")[:16].hex()
 
 
 def load_hasher(database: Database, *, sealer: Sealer, random_bytes: RandomBytes) -> Hasher:

@@ -102,7 +102,58 @@ stores = Table(
     # What makes a store that very store, e.g. one embedded ledger for each account: choosing it twice finds it.
     Column("identity", String(120), nullable=False, unique=True),
     Column("storefront_url", String(300)),
+    # The key of a program elsewhere. The version tells an answer to the present key from one to its predecessor.
+    Column("key_sealed", Text),
+    Column("key_version", Integer, nullable=False, server_default=text("0")),
+    Column("key_state", String(20), nullable=False, server_default=text("'ok'")),
+    Column("key_state_since", UtcTime),
+    Column("webhook_secret_sealed", Text),
+    # Goes on counting while the merchant brings the new one into the program.
+    Column("old_webhook_secret_sealed", Text),
     Column("created_at", UtcTime, nullable=False),
+)
+
+# Whether a program elsewhere may be called now; one row for each of its stores, found by a keyed hash of the key.
+gates = Table(
+    "gates",
+    metadata,
+    Column("name", String(80), primary_key=True),
+    # Times of the latest calls, microseconds since 1970: all of them, and those of background work.
+    Column("calls", JSON, nullable=False),
+    Column("background_calls", JSON, nullable=False),
+    Column("paused_until", UtcTime),
+    Column("failures", Integer, nullable=False, server_default=text("0")),
+    Column("open_until", UtcTime),
+)
+
+snapshots = Table(
+    "snapshots",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("store_id", Id, ForeignKey("stores.id"), nullable=False),
+    Column("email_hmac", String(32), nullable=False),
+    # Empty while somebody asks for the first time; `not_found` holds nothing but the fact and its time.
+    Column("state", String(10)),
+    Column("email_sealed", Text),
+    Column("shown", JSON),
+    Column("date_of_birth_sealed", Text),
+    Column("as_of", UtcTime),
+    # When it became known that the program has something newer.
+    Column("outdated_at", UtcTime),
+    Column("lease_owner", String(40)),
+    Column("lease_until", UtcTime),
+    Column("touched_at", UtcTime, nullable=False, index=True),
+    UniqueConstraint("store_id", "email_hmac"),
+)
+
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("store_id", Id, ForeignKey("stores.id"), nullable=False),
+    Column("delivery_hash", String(64), nullable=False),
+    Column("received_at", UtcTime, nullable=False, index=True),
+    UniqueConstraint("store_id", "delivery_hash"),
 )
 
 connections = Table(
@@ -127,6 +178,9 @@ connections = Table(
     Column("reasons", JSON, nullable=False),
     Column("presets", JSON, nullable=False),
     Column("allow_guests", Boolean, nullable=False),
+    # Store credit in hundredths; 0 means that agents may give none.
+    Column("max_credit_cents_per_award", BigInteger, nullable=False, server_default=text("0")),
+    Column("max_credit_cents_per_day", BigInteger, nullable=False, server_default=text("0")),
     Column("show_date_of_birth", Boolean, nullable=False),
     Column("created_at", UtcTime, nullable=False),
     UniqueConstraint("account_id", "store_id"),
@@ -206,6 +260,8 @@ awards = Table(
     Column("member_hmac", String(32), nullable=False),
     Column("member_email_sealed", Text, nullable=False),
     Column("points", BigInteger, nullable=False),
+    # Store credit in hundredths, given instead of points.
+    Column("credit_cents", BigInteger, nullable=False, server_default=text("0")),
     Column("reason", String(200), nullable=False),
     Column("channel", String(20), nullable=False),
     Column("ticket_id", String(40), nullable=False),
@@ -215,16 +271,37 @@ awards = Table(
     Column("agent_proof", String(10), nullable=False),
     Column("award_key_nonce", String(32)),
     Column("fingerprint", String(64), nullable=False),
-    Column("reverses", String(40), ForeignKey("awards.operation_id"), unique=True),
+    Column("reverses", String(40), ForeignKey("awards.operation_id")),
     Column("balance_after", BigInteger),
     Column("created_at", UtcTime, nullable=False),
     Column("settled_at", UtcTime),
+    # How it was settled, and what the program or a person said about it.
+    Column("settled_by", String(20)),
+    Column("told", String(200)),
+    Column("marked_by_sealed", Text),
+    # Times it was sent to a program elsewhere, whoever holds it now, and when the last attempt's connection ended.
+    Column("sends", Integer, nullable=False, server_default=text("0")),
+    Column("lease_owner", String(40)),
+    Column("lease_until", UtcTime),
+    Column("attempt_ended_at", UtcTime),
+    # How often the program was looked through since then, in vain.
+    Column("looks", Integer, nullable=False, server_default=text("0")),
     Column("note_state", String(20), nullable=False),
     Column("note_reason", String(60)),
     Column("note_attempts", Integer, nullable=False, server_default=text("0")),
     UniqueConstraint("connection_id", "award_key_nonce"),
     Index("ix_awards_connection_id_created_at", "connection_id", "created_at"),
     Index("ix_awards_note_state_created_at", "note_state", "created_at"),
+    Index("ix_awards_state_created_at", "state", "created_at"),
+    Index("ix_awards_store_id_member_hmac_created_at", "store_id", "member_hmac", "created_at"),
+    # One undo for an award; an undo that was rejected undid nothing and stands in nobody's way.
+    Index(
+        "uq_awards_reverses",
+        "reverses",
+        unique=True,
+        sqlite_where=text("state <> 'rejected'"),
+        postgresql_where=text("state <> 'rejected'"),
+    ),
 )
 
 jobs = Table(

@@ -12,16 +12,17 @@ from typing import Any
 from urllib.parse import urljoin
 
 import requests
-from sqlalchemy import update
+from sqlalchemy import select, update
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler, make_server
 
 from app import create_app
 from loyalty import ledger
-from loyalty.program import MemberStatus, Store
+from loyalty.awards import Rules
+from loyalty.program import MemberStatus, ProgramKind, Store
 from sandbox import Sandbox
 from services import Services, build_services
 from settings import Settings
-from storage.tables import members
+from storage.tables import accounts, members
 from tests.databases import FIRST_KEY, Clock, seeded_random_bytes
 from widget.connections import Connection
 
@@ -61,6 +62,50 @@ class House:
         known = self.services.accounts.named(account)
         assert known is not None
         return browser, self.services.connections.of_account(known.id)[0]
+
+    def connect_rivo(self, account: str = "acme", *, store: str = "northwind") -> tuple[Browser, Connection]:
+        """Connect `account` as its admin and choose Rivo with the key of a store of the sandbox."""
+        browser = self.browser()
+        browser.sign_in(account)
+        fields = {"program": "rivo", "api_key": self.sandbox.rivo(store).key}
+        page = browser.submit("/connections/", fields, on="/connections/new")
+        assert page.status_code == 200, page.text
+        known = self.services.accounts.named(account)
+        assert known is not None
+        rivo = [c for c in self.services.connections.of_account(known.id) if c.store.program is ProgramKind.RIVO]
+        return browser, rivo[-1]
+
+    def open_rivo(self, account: str = "acme", *, store: str = "northwind", **rules: Any) -> Connection:
+        """A connection of `account` to a store of the sandbox's Rivo, without a walk through pages and placement.
+
+        `rules` are fields of Rules. The account must have been connected before, or is made without tokens.
+        """
+        services = self.services
+        with services.database.write() as tx:
+            account_id = tx.scalar(select(accounts.c.id).where(accounts.c.name == account))
+            if account_id is None:
+                account_id = tx.execute(
+                    accounts.insert()
+                    .values(name=account, state="needs_reauth", connected_at=self.clock(), updated_at=self.clock())
+                    .returning(accounts.c.id)
+                ).scalar_one()
+            rivo = services.stores.open(tx, account=account, program=ProgramKind.RIVO, key=self.sandbox.rivo(store).key)
+            connection_id = services.connections.open(
+                tx,
+                account_id=account_id,
+                store=rivo,
+                rules=Rules(
+                    **{
+                        "max_points_per_award": 1_000,
+                        "max_points_per_agent_per_day": 10_000,
+                        "max_points_per_day": 50_000,
+                        **rules,
+                    }
+                ),
+            )
+        opened = services.connections.by_id(connection_id)
+        assert opened is not None
+        return opened
 
     def add_member(
         self,
@@ -190,6 +235,8 @@ def running_house(database_url: str, *, clock: Clock, **overrides: Any) -> Itera
         "app_url": f"{url}/oauth/install?account={{gorgias_account}}",
         "now": clock,
         "calls_per_20_s": 10_000,
+        "rivo_stores": ("northwind", "fernhill"),
+        "rivo_calls_per_s": 10_000,
         **for_sandbox,
     }
     with Sandbox(**options) as sandbox:
@@ -207,6 +254,12 @@ def running_house(database_url: str, *, clock: Clock, **overrides: Any) -> Itera
                 "max_points_per_agent_per_day": 10_000,
                 "max_points_per_connection_per_day": 50_000,
                 "double_click_window_s": 60,
+                "rivo_url": sandbox.rivo_url,
+                "snapshot_fresh_s": 60,
+                "snapshot_not_found_s": 30,
+                "snapshot_retention_days": 30,
+                "card_deadline_s": 2.5,
+                "unknown_award_resend_after_s": 45,
                 **for_settings,
             }
         )

@@ -101,4 +101,6 @@ class LedgerRoom:
             reverses=reverses,
         )
         with self.database.write() as tx:
-            return self.program.add_points(self.store, event=event, within=tx).points_balance
+            balance = self.program.add_points(self.store, event=event, within=tx).points_balance
+        assert balance is not None
+        return balance

@@ -26,7 +26,8 @@ def found(member: Member, *, award_key: str) -> dict[str, Any]:
         "store_credit_balance": "" if credit is None else f"{credit:.2f}",
         "lifetime_points": "" if member.lifetime_points is None else member.lifetime_points,
         "points_expire_at": member.points_expire_at or "",
-        "date_of_birth": member.date_of_birth.isoformat() if member.date_of_birth else "",
+        # A date is written as ISO 8601 says; a program that keeps no year has text such as 05-31.
+        "date_of_birth": str(member.date_of_birth or ""),
         "recent_activity": [
             {"when": _utc(activity.when), "what": activity.what, "points": activity.points}
             for activity in member.recent_activity[:5]

@@ -226,6 +226,8 @@ def _limits(rules: Rules) -> dict[str, Any]:
         "max_points_per_agent_per_day": rules.max_points_per_agent_per_day,
         "max_points_per_day": rules.max_points_per_day,
         "allow_guests": rules.allow_guests,
+        "max_credit_cents_per_award": rules.max_credit_cents_per_award,
+        "max_credit_cents_per_day": rules.max_credit_cents_per_day,
     }
 
 
@@ -255,6 +257,8 @@ def _connection(row: Any) -> Connection:
             max_points_per_day=row.max_points_per_day,
             reasons=tuple(row.reasons),
             allow_guests=row.allow_guests,
+            max_credit_cents_per_award=row.max_credit_cents_per_award,
+            max_credit_cents_per_day=row.max_credit_cents_per_day,
         ),
         presets=tuple(row.presets),
         show_date_of_birth=row.show_date_of_birth,

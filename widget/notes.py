@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy import exists, select, update
 
-from loyalty.awards import AWARD_SETTLED, NoteState
+from loyalty.journal import AWARD_SETTLED, AwardState, NoteState
 from oauth.accounts import Accounts
 from oauth.gorgias_api import GorgiasApi, GorgiasError, GorgiasReason
 from schemas.gorgias import Unreadable, read_external_id
@@ -25,6 +25,7 @@ from storage.database import Database
 from storage.sealing import Sealer
 from storage.tables import awards, jobs
 from widget.connections import Connections, ConnectionState
+from widget.sentences import amount
 from widget.sentences import points as counted_points
 
 AGAIN_AFTER_S = (1, 2, 5, 15, 30, 60, 120, 300, 600, 1800, 3600)
@@ -98,7 +99,7 @@ class Notes:
         path = f"/api/tickets/{award.ticket_id}/messages"
         try:
             lost_before = award.note_attempts > 1
-            if not (lost_before and _is_posted(api, path, operation_id)):
+            if not (lost_before and _is_posted(api, path, _external_id(award))):
                 api.post(path, self._body(award, sender=self._accounts.user_email(connection.account_id)))
         except (GorgiasError, Unreadable) as error:
             return self._after(error, award)
@@ -115,7 +116,7 @@ class Notes:
             if final:
                 return self._give_up(award.operation_id, _FINAL[error.reason])
             pause_s = max(pause_s, error.retry_after_s or 0)
-        if now - award.created_at > GIVE_UP_AFTER:
+        if now - (award.settled_at or award.created_at) > GIVE_UP_AFTER:
             return self._give_up(award.operation_id, NoteOutcome.TOO_LATE)
         return NoteResult(outcome=NoteOutcome.AGAIN, again_at=now + timedelta(seconds=pause_s))
 
@@ -133,7 +134,10 @@ class Notes:
 
     def _body(self, award: Any, *, sender: str) -> dict[str, Any]:
         text = note_text(
+            state=AwardState(award.state),
             points=award.points,
+            credit_cents=award.credit_cents,
+            told=award.told or "",
             reason=award.reason,
             agent=None if award.agent_email_sealed is None else self._sealer.open(award.agent_email_sealed),
             proven=award.agent_proof == "proven",
@@ -150,7 +154,7 @@ class Notes:
             **({"sender": {"email": sender}} if sender else {}),
             "body_text": text,
             "body_html": escape(text).replace("\n", "<br>"),
-            "external_id": award.operation_id,
+            "external_id": _external_id(award),
         }
 
     def forgotten(self, *, older_than: datetime, limit: int = 100) -> list[str]:
@@ -168,12 +172,35 @@ class Notes:
 
 
 def note_text(
-    *, points: int, reason: str, agent: str | None, proven: bool, balance: int, operation_id: str, reverses: str | None
+    *,
+    state: AwardState,
+    points: int,
+    reason: str,
+    agent: str | None,
+    proven: bool,
+    balance: int | None,
+    operation_id: str,
+    reverses: str | None,
+    credit_cents: int = 0,
+    told: str = "",
 ) -> str:
     """The note, as plain text. `agent` is the name the button claimed unless `proven`; `reverses` is what is undone."""
     who = "An agent" if agent is None else agent if proven else f"{agent} (as Gorgias names them)"
-    did = f"added {counted_points(points)}" if points > 0 else f"took back {counted_points(-points)}"
-    lines = [f"Loyalty: {who} {did}. New balance: {counted_points(balance)}."]
+    what = amount(points_=points, cents=credit_cents)
+    taken = points < 0 or credit_cents < 0
+    if state is AwardState.REJECTED:
+        lines = [
+            f"Loyalty: {what} {'were not taken back' if taken else 'asked for by ' + who + ' were not added'}. "
+            f"{'The program says: ' + told if told else 'An admin looked it up.'}"
+        ]
+    elif state is AwardState.NEEDS_REVIEW:
+        lines = [
+            f"Loyalty: whether {what} asked for by {who} {'were taken back' if taken else 'were added'} could not be "
+            "confirmed. An admin can look it up and decide under Activity in Tallydesk. Until then, do not add it again."
+        ]
+    else:
+        now = "" if balance is None else f" {'Points' if credit_cents else 'New'} balance: {counted_points(balance)}."
+        lines = [f"Loyalty: {who} {'took back' if taken else 'added'} {what}.{now}"]
     if reason and reverses is None:
         lines.append(f"Reason: {reason}")
     if reverses is not None:
@@ -182,5 +209,11 @@ def note_text(
     return "\n".join(lines)
 
 
-def _is_posted(api: GorgiasApi, path: str, operation_id: str) -> bool:
-    return any(read_external_id(message) == operation_id for message in api.list(path))
+def _external_id(award: Any) -> str:
+    """What the note is found by: an award in review gets a second one when it is decided."""
+    operation_id: str = award.operation_id
+    return operation_id if award.state == AwardState.APPLIED else f"{operation_id}-{award.state}"
+
+
+def _is_posted(api: GorgiasApi, path: str, external_id: str) -> bool:
+    return any(read_external_id(message) == external_id for message in api.list(path))

@@ -6,6 +6,7 @@ Every sentence says what happened and, where something is to be done, what to do
 from __future__ import annotations
 
 from loyalty.awards import AwardRefused, AwardResult, Refusal, Status
+from loyalty.program import ProgramReason, ProgramUnavailable
 
 
 def counted(number: int, noun: str) -> str:
@@ -18,20 +19,47 @@ def points(number: int) -> str:
     return counted(number, "point")
 
 
+def credit(cents: int) -> str:
+    """`5.00 store credit`. No currency: the program does not say which one."""
+    return f"{cents // 100:,}.{cents % 100:02d} store credit"
+
+
+def amount(*, points_: int, cents: int) -> str:
+    """What an award is about, without its sign: points, or store credit."""
+    return credit(abs(cents)) if cents else points(abs(points_))
+
+
 def result_sentence(result: AwardResult) -> str:
     """What became of an award or an undo."""
+    what = amount(points_=result.points, cents=result.credit_cents)
+    taken = result.points < 0 or result.credit_cents < 0
+    balance = "" if result.points_balance is None else f"{points(result.points_balance)}."
     if result.status is Status.BEING_CONFIRMED:
-        return (
-            f"The award of {points(result.points)} is being confirmed; do not add it again. "
-            f"Last known balance: {points(result.points_balance)}."
-        )
+        kind = "undo" if taken else "award"
+        last = f" Last known balance: {balance}" if balance else ""
+        if result.in_review:
+            return f"The {kind} of {what} waits for an admin, who looks it up; do not add it again.{last}"
+        return f"The {kind} of {what} is being confirmed; do not {'repeat it' if taken else 'add it again'}.{last}"
     if result.status is Status.ALREADY_APPLIED:
         return (
-            f"Already added a moment ago: {points(result.points)}, the balance is {points(result.points_balance)}. "
-            f"To add them once more on purpose, press the button again in {counted(result.wait_s, 'second')}."
+            f"Already added a moment ago: {what}, the balance is {balance.rstrip('.')}. "
+            f"To add {'it' if result.credit_cents else 'them'} once more on purpose, press the button again in "
+            f"{counted(result.wait_s, 'second')}."
         )
-    did = f"Added {points(result.points)}" if result.points > 0 else f"Took back {points(-result.points)}"
-    return f"{did}. New balance: {points(result.points_balance)}."
+    did = f"Took back {what}" if taken else f"Added {what}"
+    if not balance:
+        return f"{did}."
+    return f"{did}. {'Points balance' if result.credit_cents else 'New balance'}: {balance}"
+
+
+def program_trouble_sentence(error: ProgramUnavailable) -> str:
+    """Why an award could not even be tried."""
+    if error.reason is ProgramReason.KEY_REFUSED:
+        return (
+            "The loyalty program refuses the key of this connection. Ask an admin to replace it on the connection's "
+            "page in Tallydesk. Nothing was added."
+        )
+    return "The loyalty program cannot be reached right now. Try again in a minute. Nothing was added."
 
 
 def refusal_sentence(error: AwardRefused) -> str:
@@ -40,6 +68,9 @@ def refusal_sentence(error: AwardRefused) -> str:
     sentence = _REFUSALS[error.reason].format(
         points=points(error.points),
         limit=points(error.limit),
+        credit=credit(error.points),
+        credit_limit=credit(error.limit),
+        told=f": {error.told.rstrip('.')}." if error.told else ".",
         wait=counted(error.wait_s, "second"),
         reasons=", ".join(error.allowed_reasons),
         who="You have" if error.agent_known else "Agents whose name is not known have",
@@ -47,7 +78,7 @@ def refusal_sentence(error: AwardRefused) -> str:
     return f"{sentence} Nothing was {outcome}."
 
 
-_OF_UNDO = {Refusal.NOT_APPLIED, Refusal.ALREADY_UNDONE, Refusal.AWARD_NOT_FOUND}
+_OF_UNDO = {Refusal.NOT_APPLIED, Refusal.ALREADY_UNDONE, Refusal.AWARD_NOT_FOUND, Refusal.NOT_IN_REVIEW}
 _RAISE_IT = "Ask an admin to raise it on the connection's page, or go on tomorrow."
 _REFUSALS = {
     Refusal.MEMBER_MISSING: "This ticket's customer has no e-mail address, so there is nobody to give points to. "
@@ -69,4 +100,11 @@ _REFUSALS = {
     Refusal.NOT_APPLIED: "Only an award that was applied can be undone.",
     Refusal.ALREADY_UNDONE: "This award has been undone already.",
     Refusal.AWARD_NOT_FOUND: "This connection has no such award.",
+    Refusal.CREDIT_NOT_ALLOWED: "Store credit cannot be given from this helpdesk. "
+    "An admin can allow it on the connection's page.",
+    Refusal.CREDIT_ABOVE_AWARD_CAP: "{credit} is too much for one award; the limit is {credit_limit}.",
+    Refusal.CREDIT_ABOVE_CONNECTION_CAP: "This helpdesk has given {credit} today; its limit is {credit_limit} a day "
+    "(UTC). " + _RAISE_IT,
+    Refusal.PROGRAM_REFUSED: "The loyalty program did not accept this{told}",
+    Refusal.NOT_IN_REVIEW: "This award no longer waits for a decision.",
 }

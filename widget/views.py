@@ -24,7 +24,8 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from loyalty import award_key
 from loyalty.awards import AwardRefused, AwardRequest, Awards, Origin, Refusal, Status
-from loyalty.program import LoyaltyProgram, Member, ProgramKind
+from loyalty.members import Members
+from loyalty.program import Member, ProgramUnavailable
 from oauth.accounts import Accounts, AccountState
 from oauth.gorgias_api import origin_of
 from schemas.email import read_addresses
@@ -36,7 +37,7 @@ from storage.sealing import CannotOpen, Hasher, RandomBytes
 from telemetry import AWARDS, REQUEST_SECONDS, REQUESTS
 from widget import card
 from widget.connections import Connection, Connections, KeyPurpose
-from widget.sentences import refusal_sentence, result_sentence
+from widget.sentences import program_trouble_sentence, refusal_sentence, result_sentence
 from widget.template import KEY_HEADER
 
 CUSTOMER, EARNINGS = "/widget/customer", "/widget/earnings"
@@ -57,6 +58,7 @@ class Outcome(StrEnum):
     FOUND = "found"
     NOT_FOUND = "not_found"
     NO_ADDRESS = "no_address"
+    PROGRAM_UNAVAILABLE = "program_unavailable"
     WRONG_KEY = "wrong_key"
     UNAVAILABLE = "unavailable"
     CRASHED = "crashed"
@@ -73,7 +75,7 @@ class WidgetRoom:
     settings: Settings
     connections: Connections
     accounts: Accounts
-    programs: dict[ProgramKind, LoyaltyProgram]
+    members: Members
     awards: Awards
     hasher: Hasher
     now: Callable[[], datetime]
@@ -164,6 +166,11 @@ def _look_up(room: WidgetRoom) -> Answer:
         else:
             outcome = Outcome.FOUND
             body = card.found(member, award_key=_award_key(room, connection, member))
+    except ProgramUnavailable as error:
+        body = card.without_member(card.UNAVAILABLE, now=room.now())
+        return Answer(
+            outcome=Outcome.PROGRAM_UNAVAILABLE, status=200, body=body, connection=connection, trouble=error.reason
+        )
     except TROUBLE as error:
         body = card.without_member(card.UNAVAILABLE, now=room.now())
         return Answer(
@@ -188,9 +195,8 @@ def _award_key(room: WidgetRoom, connection: Connection, member: Member) -> str:
 
 
 def _first_member(room: WidgetRoom, connection: Connection, addresses: tuple[str, ...]) -> Member | None:
-    program = room.programs[connection.store.program]
     for address in addresses:
-        member = program.member(connection.store, email=address, with_date_of_birth=connection.show_date_of_birth)
+        member = room.members.read(connection.store, email=address, with_date_of_birth=connection.show_date_of_birth)
         if member is not None:
             return member
     return None
@@ -208,6 +214,9 @@ def _award(room: WidgetRoom) -> Answer:
         return _refused(error.reason, str(error), connection)
     except AwardRefused as error:
         return _refused(error.reason, refusal_sentence(error), connection)
+    except ProgramUnavailable as error:
+        body = _rejected(error.reason, program_trouble_sentence(error))
+        return Answer(outcome=error.reason, status=503, body=body, connection=connection, trouble=error.reason)
     except TROUBLE as error:
         body = _rejected(Outcome.UNAVAILABLE, _for_agent(error))
         return Answer(
@@ -225,7 +234,7 @@ def _award(room: WidgetRoom) -> Answer:
         body={
             "status": result.status,
             "message": result_sentence(result),
-            "points_balance": result.points_balance,
+            "points_balance": "" if result.points_balance is None else result.points_balance,
             "operation_id": result.operation_id,
         },
         connection=connection,
@@ -241,6 +250,7 @@ def _request(room: WidgetRoom, connection: Connection, fields: AwardFields) -> A
     return AwardRequest(
         emails=fields.emails,
         points=fields.points,
+        credit_cents=fields.credit_cents,
         reason=fields.reason,
         key=award_key.verify(fields.award_key, hasher=room.hasher, connection_id=connection.id),
         origin=Origin(

@@ -8,11 +8,17 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import time
+from datetime import timedelta
 from typing import Any
 
 from loyalty.awards import AwardRefused, AwardRequest, Awards, Origin, Rules
+from loyalty.delivery import Delivery
+from loyalty.journal import Journal
 from loyalty.ledger import Ledger
+from loyalty.members import Members, ReadLimits
 from loyalty.program import LoyaltyProgram, ProgramKind, Store
+from loyalty.snapshots import Snapshots
 from storage.database import Database
 from storage.sealing import Sealer, load_hasher
 from tests.databases import FIRST_KEY, Clock, seeded_random_bytes
@@ -26,9 +32,29 @@ def main() -> None:
     hasher.email("")
     ledger = Ledger(database, sealer=sealer, hasher=hasher, public_url="http://localhost", now=clock)
     programs: dict[ProgramKind, LoyaltyProgram] = {ProgramKind.LEDGER: ledger}
+    members = Members(
+        snapshots=Snapshots(database, sealer=sealer, now=clock),
+        programs=programs,
+        hasher=hasher,
+        limits=ReadLimits(fresh_s=60, not_found_s=30, deadline_s=2.5, retention=timedelta(days=30)),
+        now=clock,
+        sleep=time.sleep,
+        random_bytes=random_bytes,
+    )
+    journal = Journal(database, sealer=sealer, now=clock)
     awards = Awards(
         database,
         programs=programs,
+        members=members,
+        journal=journal,
+        delivery=Delivery(
+            journal=journal,
+            programs=programs,
+            members=members,
+            now=clock,
+            random_bytes=random_bytes,
+            resend_after_s=45,
+        ),
         sealer=sealer,
         hasher=hasher,
         now=clock,

@@ -26,7 +26,9 @@ class Breaking(Ledger):
         self._ledger = ledger
         self._fail = fail
 
-    def member(self, store: Store, *, email: str, with_date_of_birth: bool = False) -> Member | None:
+    def member(
+        self, store: Store, *, email: str, with_date_of_birth: bool = False, within_s: float | None = None
+    ) -> Member | None:
         found: Member | None = self._ledger.member(store, email=email)
         return found
 
@@ -34,7 +36,9 @@ class Breaking(Ledger):
         found: str | None = self._ledger.email_of(store, member_hmac=member_hmac)
         return found
 
-    def add_points(self, store: Store, *, event: NewPointsEvent, within: Connection) -> PointsEvent:
+    def add_points(
+        self, store: Store, *, event: NewPointsEvent, within: Connection | None = None, within_s: float | None = None
+    ) -> PointsEvent:
         done: PointsEvent = self._ledger.add_points(store, event=event, within=within)
         self._fail()
         return done
@@ -169,8 +173,16 @@ def test_a_line_cut_in_the_middle_adds_nothing_and_does_not_promise_it(desk: Des
     kept = programs[ProgramKind.LEDGER]
 
     class Cutting(Breaking):
-        def add_points(self, store: Store, *, event: NewPointsEvent, within: Connection) -> PointsEvent:
+        def add_points(
+            self,
+            store: Store,
+            *,
+            event: NewPointsEvent,
+            within: Connection | None = None,
+            within_s: float | None = None,
+        ) -> PointsEvent:
             done = super().add_points(store, event=event, within=within)
+            assert within is not None
             pid = within.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
             with desk.house.services.database.read() as other:
                 other.exec_driver_sql(f"SELECT pg_terminate_backend({pid}, 5000)")

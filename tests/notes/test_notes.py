@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import delete, insert, select, update
 
 import oauth.gorgias_api
-from loyalty.awards import AWARD_SETTLED
+from loyalty.journal import AWARD_SETTLED, AwardState
 from services import build_services
 from storage.queue import defer
 from storage.tables import accounts, awards, jobs
@@ -39,7 +39,16 @@ def test_the_note_says_who_added_what_and_why_under_the_operation_id(ticket: Tic
 
 
 def test_an_agent_whose_name_did_not_arrive_is_an_agent() -> None:
-    text = note_text(points=5, reason="", agent=None, proven=False, balance=5, operation_id="td_x", reverses=None)
+    text = note_text(
+        state=AwardState.APPLIED,
+        points=5,
+        reason="",
+        agent=None,
+        proven=False,
+        balance=5,
+        operation_id="td_x",
+        reverses=None,
+    )
     assert text == "Loyalty: An agent added 5 points. New balance: 5 points.\nOperation: td_x"
 
 

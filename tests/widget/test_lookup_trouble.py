@@ -27,7 +27,9 @@ class Program(Ledger):
     def __init__(self, fail: Callable[[], Any]) -> None:
         self._fail = fail
 
-    def member(self, store: Store, *, email: str, with_date_of_birth: bool = False) -> Member | None:
+    def member(
+        self, store: Store, *, email: str, with_date_of_birth: bool = False, within_s: float | None = None
+    ) -> Member | None:
         self._fail()
         return None
 

@@ -1,0 +1,174 @@
+"""Whether a program elsewhere may be called now: its call budget and its breaker, over all threads and processes.
+
+Rivo allows 15 calls a second for a store, shared with the merchant's other tools
+(https://github.com/packdigital/pack-hydrogen-theme-blueprint/pull/148 names it as Rivo's documented limit). We take at
+most 12 in any second, of which background work takes at most 5. After five failures in a row a store is left alone for
+ten seconds; then one call tries, and the others go on only when it succeeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+import structlog
+from sqlalchemy import Connection, select, update
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from loyalty.program import ProgramReason, ProgramUnavailable
+from storage.database import Database
+from storage.tables import EPOCH, MICROSECOND, gates
+
+CALLS_PER_S = 12
+BACKGROUND_CALLS_PER_S = 5
+FAILURES_TO_OPEN = 5
+OPEN_FOR = timedelta(seconds=10)
+# What lies further ahead than anybody may wait was written before the clock was set back.
+MOST_AHEAD = timedelta(minutes=1)
+
+log = structlog.get_logger()
+
+_SECOND = timedelta(seconds=1) // MICROSECOND
+
+
+class Lane(StrEnum):
+    """Who waits for a call."""
+
+    AGENT = "agent"
+    BACKGROUND = "background"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """How a call is made. `within_s` holds for everything: its turn, the connection, the answer to its last byte."""
+
+    lane: Lane
+    within_s: float
+
+
+BACKGROUND = Call(lane=Lane.BACKGROUND, within_s=15.0)
+
+
+class Gate:
+    """One gate for every store of a program elsewhere, by a name that all processes share."""
+
+    def __init__(self, database: Database, *, now: Callable[[], datetime], sleep: Callable[[float], None]) -> None:
+        self._database = database
+        self._now = now
+        self._sleep = sleep
+
+    def check(self, name: str) -> None:
+        """Raises ProgramUnavailable when `enter` certainly would, without waiting or writing anything."""
+        with self._database.read() as tx:
+            row = tx.execute(select(gates.c.open_until).where(gates.c.name == name)).one_or_none()
+        if row is not None:
+            self._check_breaker(row.open_until, now=self._now())
+
+    def enter(self, name: str, *, call: Call) -> float:
+        """Wait for the turn of a call; returns the seconds that are left of `call.within_s`.
+
+        Raises ProgramUnavailable: BREAKER_OPEN, BUSY or BUDGET_SPENT; nothing was taken from the budget then.
+        """
+        # Most refusals need no lock.
+        self.check(name)
+        with self._database.write() as tx:
+            self._database.lock(tx, f"gate {name}")
+            row = self._row(tx, name)
+            now = self._now()
+            self._check_breaker(row.open_until, now=now)
+            at = self._turn(row, lane=call.lane, now=now)
+            wait_s = (at - now).total_seconds()
+            if wait_s >= call.within_s:
+                paused = row.paused_until is not None and row.paused_until > now
+                raise ProgramUnavailable(
+                    ProgramReason.BUSY if paused else ProgramReason.BUDGET_SPENT,
+                    "The program has been called as often as it allows.",
+                    retry_after_s=wait_s,
+                )
+            taken = (at - EPOCH) // MICROSECOND
+            values: dict[str, Any] = {"calls": [*_recent(row.calls, now=now), taken]}
+            if call.lane is Lane.BACKGROUND:
+                values["background_calls"] = [*_recent(row.background_calls, now=now), taken]
+            if row.open_until is not None:
+                # This call tries whether the program is back; should nobody report, another may try later.
+                values["open_until"] = now + OPEN_FOR
+            tx.execute(update(gates).where(gates.c.name == name).values(values))
+        if wait_s > 0:
+            self._sleep(wait_s)
+        return call.within_s - wait_s
+
+    def succeeded(self, name: str) -> None:
+        """The program answered and is well."""
+        with self._database.read() as tx:
+            row = tx.execute(select(gates.c.failures, gates.c.open_until).where(gates.c.name == name)).one_or_none()
+        if row is not None and (row.failures or row.open_until is not None):
+            with self._database.write() as tx:
+                tx.execute(update(gates).where(gates.c.name == name).values(failures=0, open_until=None))
+            if row.open_until is not None:
+                log.info("gate", outcome="breaker_closed", gate=name)
+
+    def failed(self, name: str) -> None:
+        """The program was not reached, did not answer, or answered nonsense."""
+        now = self._now()
+        with self._database.write() as tx:
+            self._database.lock(tx, f"gate {name}")
+            failures = self._row(tx, name).failures + 1
+            opened = {"open_until": now + OPEN_FOR} if failures >= FAILURES_TO_OPEN else {}
+            tx.execute(update(gates).where(gates.c.name == name).values(failures=failures, **opened))
+        if failures == FAILURES_TO_OPEN:
+            # Once; each later failure only keeps it open.
+            log.error("gate", outcome="breaker_opened", gate=name)
+
+    def pause(self, name: str, *, seconds: float) -> None:
+        """The program asked to be left alone for so long."""
+        until = self._now() + timedelta(seconds=seconds)
+        with self._database.write() as tx:
+            self._database.lock(tx, f"gate {name}")
+            self._row(tx, name)
+            tx.execute(update(gates).where(gates.c.name == name).values(paused_until=until))
+
+    def _row(self, tx: Connection, name: str) -> Any:
+        find = select(gates).where(gates.c.name == name)
+        row = tx.execute(find).one_or_none()
+        if row is None:
+            insert = sqlite_insert if self._database.sqlite else postgresql_insert
+            tx.execute(insert(gates).values(name=name, calls=[], background_calls=[]).on_conflict_do_nothing())
+            row = tx.execute(find).one()
+        return row
+
+    @staticmethod
+    def _check_breaker(open_until: datetime | None, *, now: datetime) -> None:
+        if open_until is not None and now < open_until <= now + MOST_AHEAD:
+            raise ProgramUnavailable(
+                ProgramReason.BREAKER_OPEN,
+                "The program failed several times in a row and is left alone for a few seconds.",
+                retry_after_s=(open_until - now).total_seconds(),
+            )
+
+    @staticmethod
+    def _turn(row: Any, *, lane: Lane, now: datetime) -> datetime:
+        """The first moment at which another call fits into every second around it."""
+        earliest = now
+        if row.paused_until is not None and now < row.paused_until <= now + MOST_AHEAD:
+            earliest = row.paused_until
+        limits = [(_recent(row.calls, now=now), CALLS_PER_S)]
+        if lane is Lane.BACKGROUND:
+            limits.append((_recent(row.background_calls, now=now), BACKGROUND_CALLS_PER_S))
+        start = (earliest - EPOCH) // MICROSECOND
+        candidates = [start, *sorted(taken + _SECOND for taken in limits[0][0] if taken + _SECOND > start)]
+        fitting = next(
+            moment
+            for moment in candidates
+            if all(sum(abs(taken - moment) < _SECOND for taken in calls) < limit for calls, limit in limits)
+        )
+        return EPOCH + fitting * MICROSECOND
+
+
+def _recent(calls: Sequence[int], *, now: datetime) -> list[int]:
+    """Those of the last second, and those whose turn is yet to come."""
+    moment = (now - EPOCH) // MICROSECOND
+    return [taken for taken in calls if moment - _SECOND < taken <= moment + MOST_AHEAD // MICROSECOND]

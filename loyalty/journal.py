@@ -1,0 +1,371 @@
+"""Awards at rest: every one is written down before it is sent, and each step of its life is one short transaction.
+
+    pending → sending → applied | rejected | unknown → applied | rejected | needs_review
+
+On the embedded ledger an award is written as pending and applied in one transaction. For a program elsewhere nothing
+of the network happens inside a transaction: `sending` is written first, under a lease, the outcome after. Only who
+holds the lease may write the outcome, so that an award is never settled twice; evidence (the program's own webhook, a
+person's word) needs none, and whoever comes later finds the award settled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection, insert, or_, select, update
+
+from loyalty.program import NewPointsEvent, ProgramKind, Store
+from storage.database import Database
+from storage.queue import defer
+from storage.sealing import Sealer
+from storage.tables import awards, stores
+
+# Jobs. What follows a settled award is decided above, where a helpdesk is known.
+AWARD_SETTLED = "award_settled"
+CONFIRM_AWARD = "confirm_award"
+
+# Longer than the longest attempt while an agent waits, and of the worker: nobody takes over what is still under way.
+AGENT_LEASE, WORKER_LEASE = timedelta(seconds=30), timedelta(seconds=90)
+# From the end of an attempt to the first look at what became of it.
+FIRST_LOOK = timedelta(seconds=2)
+
+
+class AwardState(StrEnum):
+    """Where an award stands. `unknown` is a state, not an error: it may have happened."""
+
+    PENDING = "pending"
+    SENDING = "sending"
+    APPLIED = "applied"
+    REJECTED = "rejected"
+    UNKNOWN = "unknown"
+    NEEDS_REVIEW = "needs_review"
+
+
+SETTLED = (AwardState.APPLIED, AwardState.REJECTED)
+# Those that the worker goes on with by itself.
+UNSETTLED = (AwardState.PENDING, AwardState.SENDING, AwardState.UNKNOWN)
+
+
+class SettledBy(StrEnum):
+    """How it became known what had happened to an award."""
+
+    ANSWER = "answer"
+    FOUND = "found"
+    WEBHOOK = "webhook"
+    PERSON = "person"
+    TIME = "time"
+
+
+class NoteState(StrEnum):
+    """Where the internal note about an award stands."""
+
+    NONE = "none"
+    DUE = "due"
+    POSTED = "posted"
+    GIVEN_UP = "given_up"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sending:
+    """An award that its owner may send and settle. `sends` counts this attempt."""
+
+    operation_id: str
+    owner: str
+    store: Store
+    member_hmac: str
+    event: NewPointsEvent
+    sends: int
+    lease_until: datetime
+
+
+class Journal:
+    """The awards of every store, and the steps they may take."""
+
+    def __init__(self, database: Database, *, sealer: Sealer, now: Callable[[], datetime]) -> None:
+        self._database = database
+        self._sealer = sealer
+        self._now = now
+
+    def write_intent(self, tx: Connection, *, operation_id: str, **values: Any) -> None:
+        """Write a new award down, as pending."""
+        tx.execute(
+            insert(awards).values(
+                operation_id=operation_id, state=AwardState.PENDING, note_state=NoteState.NONE, **values
+            )
+        )
+
+    def begin(self, tx: Connection, operation_id: str, *, owner: str, held: bool = False) -> Sending | None:
+        """The award is about to be sent, by `owner`. A job is asked for that takes over should the owner vanish.
+
+        `held`: the worker, and only if `owner` holds it still; None when not.
+        """
+        lease_until = self._now() + (WORKER_LEASE if held else AGENT_LEASE)
+        row = tx.execute(
+            update(awards)
+            .where(
+                awards.c.operation_id == operation_id,
+                awards.c.state.in_((AwardState.PENDING, AwardState.UNKNOWN)),
+                *_held_by(owner if held else None),
+            )
+            .values(state=AwardState.SENDING, sends=awards.c.sends + 1, lease_owner=owner, lease_until=lease_until)
+            .returning(awards)
+        ).one_or_none()
+        if row is None:
+            return None
+        defer(tx, CONFIRM_AWARD, operation_id, run_at=lease_until)
+        return Sending(
+            operation_id=operation_id,
+            owner=owner,
+            store=store_of(tx, row.store_id),
+            member_hmac=row.member_hmac,
+            event=self.event_of(row),
+            sends=row.sends,
+            lease_until=lease_until,
+        )
+
+    def event_of(self, row: Any) -> NewPointsEvent:
+        """What is to be sent for the award in `row`."""
+        return NewPointsEvent(
+            operation_id=row.operation_id,
+            email=self._sealer.open(row.member_email_sealed),
+            points=row.points,
+            store_credit=Decimal(row.credit_cents) / 100 if row.credit_cents else None,
+            what=what_of(row.reason),
+            reverses=row.reverses,
+            # The first attempt of all: nothing of it can be there yet.
+            first_send=row.sends == 1 and row.attempt_ended_at is None,
+            asked_at=row.created_at,
+        )
+
+    def applied(self, operation_id: str, *, balance: int | None, by: SettledBy, owner: str | None = None) -> bool:
+        """The program has it. False when it was settled already, or is no longer the owner's."""
+        with self._database.write() as tx:
+            return self.settle(tx, operation_id, state=AwardState.APPLIED, balance=balance, by=by, owner=owner)
+
+    def rejected(
+        self, operation_id: str, *, told: str, by: SettledBy, owner: str | None = None, agent_was_told: bool = True
+    ) -> bool:
+        """The program does not have it and will not. False as for `applied`.
+
+        `agent_was_told`: the agent hears it as the answer to their press, so that no note needs to tell them.
+        """
+        with self._database.write() as tx:
+            return self.settle(
+                tx,
+                operation_id,
+                state=AwardState.REJECTED,
+                told=told,
+                by=by,
+                owner=owner,
+                with_note=not agent_was_told,
+            )
+
+    def settle(
+        self,
+        tx: Connection,
+        operation_id: str,
+        *,
+        state: AwardState,
+        by: SettledBy,
+        balance: int | None = None,
+        told: str | None = None,
+        marked_by: str | None = None,
+        owner: str | None = None,
+        only_from: AwardState | None = None,
+        with_note: bool = True,
+    ) -> bool:
+        """Write the outcome, once; what follows from it is asked for in the same transaction."""
+        open_ = awards.c.state.not_in(SETTLED) if only_from is None else awards.c.state == only_from
+        ticket_id = tx.execute(
+            update(awards)
+            .where(awards.c.operation_id == operation_id, open_, *_held_by(owner))
+            .values(
+                state=state,
+                balance_after=balance,
+                settled_at=self._now(),
+                settled_by=by,
+                told=told,
+                marked_by_sealed=None if marked_by is None else self._sealer.seal(marked_by),
+                lease_owner=None,
+                lease_until=None,
+            )
+            .returning(awards.c.ticket_id)
+        ).one_or_none()
+        if ticket_id is None:
+            return False
+        if with_note:
+            self._ask_for_note(tx, operation_id, ticket_id=ticket_id[0])
+        return True
+
+    def unknown(self, operation_id: str, *, owner: str) -> datetime:
+        """The attempt has ended without telling what it did. Returns when to look for it."""
+        now = self._now()
+        self._put_back(
+            operation_id,
+            owner=owner,
+            look_at=now + FIRST_LOOK,
+            state=AwardState.UNKNOWN,
+            attempt_ended_at=now,
+            looks=0,
+        )
+        return now + FIRST_LOOK
+
+    def not_sent(self, operation_id: str, *, owner: str, look_at: datetime, refused_for_now: bool = False) -> bool:
+        """The attempt did not take place; it is tried again at `look_at`. An award that was unknown stays unknown.
+
+        `refused_for_now`: it reached the program, which answered that it had no time.
+        """
+        with self._database.write() as tx:
+            row = tx.execute(
+                select(awards.c.attempt_ended_at, awards.c.sends).where(
+                    awards.c.operation_id == operation_id, *_held_by(owner)
+                )
+            ).one_or_none()
+            if row is None:
+                return False
+            earlier_unknown = row.sends > 1
+            ended: dict[str, Any] = {}
+            if refused_for_now and not earlier_unknown:
+                ended["attempt_ended_at"] = self._now()
+            return self._write_back(
+                tx,
+                operation_id,
+                owner=owner,
+                look_at=look_at,
+                state=AwardState.UNKNOWN if earlier_unknown else AwardState.PENDING,
+                sends=row.sends - 1,
+                **ended,
+            )
+
+    def look_later(self, operation_id: str, *, owner: str, look_at: datetime, found_absent: bool) -> bool:
+        """Nothing new is known, or that the program does not have it yet; it is looked at again."""
+        looks = {"looks": awards.c.looks + 1} if found_absent else {}
+        return self._put_back(operation_id, owner=owner, look_at=look_at, **looks)
+
+    def needs_review(self, operation_id: str, *, owner: str) -> bool:
+        """Only a person can tell what happened."""
+        with self._database.write() as tx:
+            ticket_id = tx.execute(
+                update(awards)
+                .where(awards.c.operation_id == operation_id, *_held_by(owner))
+                .values(state=AwardState.NEEDS_REVIEW, lease_owner=None, lease_until=None)
+                .returning(awards.c.ticket_id)
+            ).one_or_none()
+            if ticket_id is None:
+                return False
+            self._ask_for_note(tx, operation_id, ticket_id=ticket_id[0])
+        return True
+
+    def take(self, operation_id: str, *, owner: str, lease: timedelta) -> Any:
+        """Hold an unsettled award for a look at it; its row with its store's program, or None when it is settled or
+        somebody else's.
+
+        An attempt whose owner vanished counts as ended now: nobody can tell when it really did.
+        """
+        now = self._now()
+        with self._database.write() as tx:
+            self._database.lock(tx, f"award {operation_id}")
+            row = tx.execute(
+                select(awards).where(
+                    awards.c.operation_id == operation_id,
+                    awards.c.state.in_((*UNSETTLED, AwardState.NEEDS_REVIEW)),
+                    or_(awards.c.lease_until.is_(None), awards.c.lease_until <= now),
+                )
+            ).one_or_none()
+            if row is None:
+                return None
+            abandoned = {"state": AwardState.UNKNOWN, "attempt_ended_at": now, "looks": 0}
+            changed = tx.execute(
+                update(awards)
+                # Evidence may have settled it since it was read.
+                .where(awards.c.operation_id == operation_id, awards.c.state == row.state)
+                .values(
+                    lease_owner=owner,
+                    lease_until=now + lease,
+                    **(abandoned if row.state == AwardState.SENDING else {}),
+                )
+            )
+            held = _WITH_PROGRAM.where(awards.c.operation_id == operation_id)
+            return tx.execute(held).one() if changed.rowcount == 1 else None
+
+    def release(self, operation_id: str, *, owner: str) -> None:
+        """End a look that changed nothing."""
+        with self._database.write() as tx:
+            tx.execute(
+                update(awards)
+                .where(awards.c.operation_id == operation_id, *_held_by(owner))
+                .values(lease_owner=None, lease_until=None)
+            )
+
+    def begin_again(self, operation_id: str, *, owner: str) -> Sending | None:
+        """Send once more what `owner` holds; None when it is no longer the owner's."""
+        with self._database.write() as tx:
+            return self.begin(tx, operation_id, owner=owner, held=True)
+
+    def read(self, operation_id: str) -> Any:
+        """The award's row, or None."""
+        with self._database.read() as tx:
+            return tx.execute(select(awards).where(awards.c.operation_id == operation_id)).one_or_none()
+
+    def forgotten(self, *, limit: int = 100) -> list[str]:
+        """Unsettled awards that nobody holds: for the sweep, which asks for a job where there is none."""
+        now = self._now()
+        with self._database.read() as tx:
+            return list(
+                tx.scalars(
+                    select(awards.c.operation_id)
+                    .where(
+                        awards.c.state.in_(UNSETTLED),
+                        or_(awards.c.lease_until.is_(None), awards.c.lease_until <= now),
+                    )
+                    .order_by(awards.c.created_at)
+                    .limit(limit)
+                )
+            )
+
+    def _put_back(self, operation_id: str, *, owner: str, look_at: datetime, **values: Any) -> bool:
+        with self._database.write() as tx:
+            return self._write_back(tx, operation_id, owner=owner, look_at=look_at, **values)
+
+    def _write_back(self, tx: Connection, operation_id: str, *, owner: str, look_at: datetime, **values: Any) -> bool:
+        changed = tx.execute(
+            update(awards)
+            .where(awards.c.operation_id == operation_id, *_held_by(owner))
+            .values(lease_owner=None, lease_until=None, **values)
+        )
+        if changed.rowcount != 1:
+            return False
+        defer(tx, CONFIRM_AWARD, operation_id, run_at=look_at, sooner=True)
+        return True
+
+    def _ask_for_note(self, tx: Connection, operation_id: str, *, ticket_id: str) -> None:
+        if ticket_id:
+            tx.execute(
+                update(awards)
+                .where(awards.c.operation_id == operation_id)
+                .values(note_state=NoteState.DUE, note_attempts=0)
+            )
+            defer(tx, AWARD_SETTLED, operation_id, run_at=self._now())
+
+
+def what_of(reason: str) -> str:
+    """What stands in the program's history for an award with this reason."""
+    return reason or "Added by support"
+
+
+def store_of(tx: Connection, store_id: int) -> Store:
+    """The store with this id."""
+    program = tx.execute(select(stores.c.program).where(stores.c.id == store_id)).scalar_one()
+    return Store(id=store_id, program=ProgramKind(program))
+
+
+_WITH_PROGRAM = select(awards, stores.c.program).join(stores, stores.c.id == awards.c.store_id)
+
+
+def _held_by(owner: str | None) -> tuple[Any, ...]:
+    return () if owner is None else (awards.c.lease_owner == owner,)

@@ -1,0 +1,309 @@
+"""Reads: fresh from the snapshot, stale and refreshed behind, or asked now.
+
+A card never waits for a program of which it knows an answer. What is not known is asked for within a deadline, by one
+asker for each e-mail however many tickets arrive, in all threads and processes; the others wait for its answer. While
+the program is down, the last snapshot serves, and its time tells how old it is.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from time import monotonic
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from loyalty.program import (
+    LoyaltyProgram,
+    Member,
+    ProgramError,
+    ProgramKind,
+    ProgramReason,
+    ProgramRefused,
+    ProgramUnavailable,
+    Store,
+)
+from loyalty.snapshots import Known, Snapshot, Snapshots
+from storage.sealing import CannotOpen, Hasher, RandomBytes
+from telemetry import MEMBER_READS
+
+# Threads of one process that may be asking at once while agents wait, and that refresh behind.
+ASKERS, REFRESHERS = 32, 4
+# The asker goes on after its card was answered without: of a program that takes longer, the next card has the answer.
+ASK_WITHIN_S = 8.0
+ASK_LEASE, REFRESH_LEASE = timedelta(seconds=10), timedelta(seconds=60)
+POLL_S = 0.05
+# Strangers are forgotten soon; the answer about them counts for much less time than this.
+NOT_FOUND_KEPT = timedelta(hours=1)
+
+log = structlog.get_logger()
+
+
+class ReadOutcome(StrEnum):
+    """How a read of a program elsewhere was answered."""
+
+    FRESH = "fresh"
+    STALE = "stale"
+    NOT_FOUND_KEPT = "not_found_kept"
+    ASKED = "asked"
+    WAITED = "waited"
+    UNAVAILABLE = "unavailable"
+    REFRESHED = "refreshed"
+    REFRESH_FAILED = "refresh_failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadLimits:
+    """How old answers may be, and how long a card may wait for one."""
+
+    fresh_s: float
+    not_found_s: float
+    deadline_s: float
+    retention: timedelta
+
+
+class Members:
+    """Members of every store, however their program is reached."""
+
+    def __init__(
+        self,
+        *,
+        snapshots: Snapshots,
+        programs: Mapping[ProgramKind, LoyaltyProgram],
+        hasher: Hasher,
+        limits: ReadLimits,
+        now: Callable[[], datetime],
+        sleep: Callable[[float], None],
+        random_bytes: RandomBytes,
+    ) -> None:
+        self._snapshots = snapshots
+        self._programs = programs
+        self._hasher = hasher
+        self._limits = limits
+        self._now = now
+        self._sleep = sleep
+        self._random_bytes = random_bytes
+        self._lock = threading.Lock()
+        self._asking: dict[tuple[int, str, bool], Future[Member | None]] = {}
+        self._refreshing: set[tuple[int, str]] = set()
+        self._askers = threading.BoundedSemaphore(ASKERS)
+        self._refreshers = threading.BoundedSemaphore(REFRESHERS)
+
+    def read(self, store: Store, *, email: str, with_date_of_birth: bool = False) -> Member | None:
+        """The member as of `member.as_of`, or None when the program does not know them.
+
+        Raises ProgramUnavailable when nothing is known and the program does not tell within the deadline.
+        """
+        program = self._programs[store.program]
+        if not program.remote:
+            return program.member(store, email=email, with_date_of_birth=with_date_of_birth)
+        member_hmac = self._hasher.email(email)
+        snapshot = self._snapshots.find(
+            store, email=email, member_hmac=member_hmac, with_date_of_birth=with_date_of_birth
+        )
+        if snapshot is not None and self._is_fresh(snapshot):
+            _count(store, ReadOutcome.NOT_FOUND_KEPT if snapshot.member is None else ReadOutcome.FRESH)
+            return snapshot.member
+        if snapshot is not None and snapshot.member is not None and self._is_retained(snapshot):
+            self._refresh_behind(store, email=email, member_hmac=member_hmac, with_date_of_birth=with_date_of_birth)
+            _count(store, ReadOutcome.STALE)
+            return snapshot.member
+        return self._ask(store, email=email, member_hmac=member_hmac, with_date_of_birth=with_date_of_birth)
+
+    def email_of(self, store: Store, *, member_hmac: str) -> str | None:
+        """The e-mail behind the member of an award key, or None."""
+        return self._programs[store.program].email_of(store, member_hmac=member_hmac)
+
+    def took(self, store: Store, *, member_hmac: str, member: Member | None) -> None:
+        """An award was applied; `member` is what the program says since, if it could be asked."""
+        if member is None:
+            self._snapshots.outdate(store, member_hmac=member_hmac)
+        else:
+            self._snapshots.keep(store, member_hmac=member_hmac, member=member, with_activity=False)
+
+    def outdate(self, store: Store, *, member_hmac: str) -> None:
+        """The program is known to have something newer: the next card brings it behind itself."""
+        self._snapshots.outdate(store, member_hmac=member_hmac)
+
+    def refresh(self, store: Store, *, email: str, member_hmac: str, with_date_of_birth: bool) -> ReadOutcome | None:
+        """Read the member with their activity, as background work. None when somebody is just asking."""
+        owner = self._random_bytes(12).hex()
+        try:
+            # Before anything is written: while the key is refused, every card would come here.
+            self._programs[store.program].check_ready(store)
+        except ProgramUnavailable:
+            _count(store, ReadOutcome.REFRESH_FAILED)
+            return ReadOutcome.REFRESH_FAILED
+        if not self._snapshots.claim(store, member_hmac=member_hmac, owner=owner, lease=REFRESH_LEASE):
+            return None
+        try:
+            self._read_and_keep(
+                store, email=email, member_hmac=member_hmac, with_date_of_birth=with_date_of_birth, within_s=None
+            )
+            outcome = ReadOutcome.REFRESHED
+        except ProgramError as error:
+            outcome = ReadOutcome.REFRESH_FAILED
+            log.warning("refresh", outcome=outcome, reason=error.reason, program=store.program)
+        finally:
+            self._snapshots.release(store, member_hmac=member_hmac, owner=owner)
+        _count(store, outcome)
+        return outcome
+
+    def sweep(self) -> int:
+        """Erase snapshots whose time has come; how many."""
+        now = self._now()
+        return self._snapshots.sweep(found_before=now - self._limits.retention, not_found_before=now - NOT_FOUND_KEPT)
+
+    def settle(self, timeout_s: float) -> None:
+        """Wait until nothing is being refreshed behind. Raises TimeoutError."""
+        ends = monotonic() + timeout_s
+        for number in range(REFRESHERS):
+            if not self._refreshers.acquire(timeout=max(0.0, ends - monotonic())):
+                for _ in range(number):
+                    self._refreshers.release()
+                raise TimeoutError
+        for _ in range(REFRESHERS):
+            self._refreshers.release()
+
+    def _is_fresh(self, snapshot: Snapshot) -> bool:
+        # A time ahead of ours is from before the clock was set back: as old as one that far behind.
+        age_s = abs((self._now() - snapshot.as_of).total_seconds())
+        if snapshot.known is Known.NOT_FOUND:
+            return age_s < self._limits.not_found_s and not snapshot.outdated
+        return age_s < self._limits.fresh_s and not snapshot.outdated
+
+    def _is_retained(self, snapshot: Snapshot) -> bool:
+        return self._now() - snapshot.as_of < self._limits.retention
+
+    def _refresh_behind(self, store: Store, *, email: str, member_hmac: str, with_date_of_birth: bool) -> None:
+        """Start a refresh unless one runs; when every refresher is busy, the next card tries again."""
+        key = (store.id, member_hmac)
+        with self._lock:
+            if key in self._refreshing or not self._refreshers.acquire(blocking=False):
+                return
+            self._refreshing.add(key)
+
+        def run() -> None:
+            try:
+                self.refresh(store, email=email, member_hmac=member_hmac, with_date_of_birth=with_date_of_birth)
+            except (SQLAlchemyError, CannotOpen) as error:
+                log.error("refresh", outcome="storage_trouble", kind=type(error).__name__)
+            except Exception:
+                log.exception("refresh", outcome="crashed")
+            finally:
+                with self._lock:
+                    self._refreshing.discard(key)
+                self._refreshers.release()
+
+        # A daemon: what it does is lost without harm, and nobody waits for it when the process ends.
+        threading.Thread(target=run, name="refresh", daemon=True).start()
+
+    def _ask(self, store: Store, *, email: str, member_hmac: str, with_date_of_birth: bool) -> Member | None:
+        """Ask now, or wait for the answer to who asks already. In a thread: however the program behaves, the card is
+        answered at its deadline."""
+        try:
+            self._programs[store.program].check_ready(store)
+        except ProgramUnavailable:
+            _count(store, ReadOutcome.UNAVAILABLE)
+            raise
+        key = (store.id, member_hmac, with_date_of_birth)
+        ends = monotonic() + self._limits.deadline_s
+        with self._lock:
+            asked = self._asking.get(key)
+            mine = asked is None
+            if asked is None:
+                if not self._askers.acquire(blocking=False):
+                    _count(store, ReadOutcome.UNAVAILABLE)
+                    raise ProgramUnavailable(ProgramReason.BUDGET_SPENT, "Too many are asking the program at once.")
+                asked = self._asking[key] = Future()
+        if mine:
+
+            def run(answer: Future[Member | None] = asked) -> None:
+                try:
+                    answer.set_result(
+                        self._ask_alone(
+                            store,
+                            email=email,
+                            member_hmac=member_hmac,
+                            with_date_of_birth=with_date_of_birth,
+                        )
+                    )
+                except BaseException as error:
+                    answer.set_exception(error)
+                finally:
+                    with self._lock:
+                        del self._asking[key]
+                    self._askers.release()
+
+            threading.Thread(target=run, name="ask", daemon=True).start()
+        try:
+            member = asked.result(timeout=max(0.0, ends - monotonic()))
+        except TimeoutError as error:
+            _count(store, ReadOutcome.UNAVAILABLE)
+            raise ProgramUnavailable(ProgramReason.NO_ANSWER, "The program did not answer in time.") from error
+        except ProgramError:
+            _count(store, ReadOutcome.UNAVAILABLE)
+            raise
+        _count(store, ReadOutcome.ASKED if mine else ReadOutcome.WAITED)
+        return member
+
+    def _ask_alone(self, store: Store, *, email: str, member_hmac: str, with_date_of_birth: bool) -> Member | None:
+        """Ask as the only one of all processes; when another one is faster, take its answer."""
+        owner = self._random_bytes(12).hex()
+        ends = monotonic() + ASK_WITHIN_S
+        while (left_s := ends - monotonic()) > 0:
+            claimed = self._snapshots.claim(store, member_hmac=member_hmac, owner=owner, lease=ASK_LEASE)
+            try:
+                snapshot = self._snapshots.find(
+                    store, email=email, member_hmac=member_hmac, with_date_of_birth=with_date_of_birth
+                )
+                if snapshot is not None and self._is_fresh(snapshot):
+                    return snapshot.member
+                if claimed:
+                    return self._read_and_keep(
+                        store,
+                        email=email,
+                        member_hmac=member_hmac,
+                        with_date_of_birth=with_date_of_birth,
+                        within_s=left_s,
+                    )
+            finally:
+                if claimed:
+                    self._snapshots.release(store, member_hmac=member_hmac, owner=owner)
+            self._sleep(POLL_S)
+        raise ProgramUnavailable(ProgramReason.NO_ANSWER, "Somebody else asks the program, and has no answer yet.")
+
+    def _read_and_keep(
+        self, store: Store, *, email: str, member_hmac: str, with_date_of_birth: bool, within_s: float | None
+    ) -> Member | None:
+        began = self._now()
+        try:
+            member = self._programs[store.program].member(
+                store, email=email, with_date_of_birth=with_date_of_birth, within_s=within_s
+            )
+        except ProgramRefused as error:
+            # It refuses to talk about this one; nobody can be shown.
+            log.warning("read", outcome=error.reason, status=error.status, program=store.program)
+            raise ProgramUnavailable(ProgramReason.REFUSED, str(error)) from error
+        if member is None:
+            self._snapshots.keep_not_found(store, member_hmac=member_hmac, as_of=began)
+            return None
+        self._snapshots.keep(
+            store,
+            member_hmac=member_hmac,
+            member=member,
+            with_activity=within_s is None,
+            with_date_of_birth=with_date_of_birth,
+        )
+        # As kept: with the activity that was known before, and with awards of ours.
+        kept = self._snapshots.find(store, email=email, member_hmac=member_hmac, with_date_of_birth=with_date_of_birth)
+        return member if kept is None or kept.member is None else kept.member
+
+
+def _count(store: Store, outcome: ReadOutcome) -> None:
+    MEMBER_READS.labels(store.program, outcome).inc()

@@ -1,0 +1,320 @@
+"""Members as last read from a program elsewhere, with the time: what the card shows, and no more.
+
+A person's e-mail is found by its HMAC and kept sealed. Of somebody whom the program does not know nothing is kept but
+that fact, for a short while.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, delete, or_, select, update
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from loyalty.journal import AwardState, what_of
+from loyalty.program import Activity, Member, MemberStatus, Store
+from storage.database import Database
+from storage.sealing import Sealer
+from storage.tables import EPOCH, MICROSECOND, awards, snapshots
+
+SHOWN_ACTIVITY = 5
+
+
+class Known(StrEnum):
+    """What the program said of an e-mail."""
+
+    FOUND = "found"
+    NOT_FOUND = "not_found"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """What is known of one e-mail. `member` is None when the program did not know it.
+
+    `outdated` says that the program is known to have something newer.
+    """
+
+    known: Known
+    as_of: datetime
+    outdated: bool
+    member: Member | None
+
+
+class Snapshots:
+    """The snapshots of every store."""
+
+    def __init__(self, database: Database, *, sealer: Sealer, now: Callable[[], datetime]) -> None:
+        self._database = database
+        self._sealer = sealer
+        self._now = now
+
+    def find(self, store: Store, *, email: str, member_hmac: str, with_date_of_birth: bool = False) -> Snapshot | None:
+        """The snapshot of this e-mail, or None."""
+        with self._database.read() as tx:
+            row = tx.execute(_FIND, {"store_id": store.id, "email_hmac": member_hmac}).one_or_none()
+        if row is None or row.state is None:
+            return None
+        member = None
+        if row.state == Known.FOUND:
+            member = _member(row.shown, email=email, as_of=row.as_of)
+            if with_date_of_birth and row.date_of_birth_sealed is not None:
+                born = self._sealer.open(row.date_of_birth_sealed)
+                member = replace(member, date_of_birth=_date_or_text(born))
+        return Snapshot(
+            known=Known(row.state),
+            as_of=row.as_of,
+            outdated=row.outdated_at is not None and row.outdated_at >= row.as_of,
+            member=member,
+        )
+
+    def email_of(self, store: Store, *, member_hmac: str) -> str | None:
+        """The e-mail with this HMAC, or None when no member with it was ever read."""
+        with self._database.read() as tx:
+            row = tx.execute(_FIND, {"store_id": store.id, "email_hmac": member_hmac}).one_or_none()
+        return None if row is None or row.email_sealed is None else self._sealer.open(row.email_sealed)
+
+    def keep(
+        self,
+        store: Store,
+        *,
+        member_hmac: str,
+        member: Member,
+        with_activity: bool,
+        with_date_of_birth: bool = False,
+    ) -> None:
+        """Keep what was read, unless something newer is kept already.
+
+        What was not read, activity or date of birth, stays as it was known before. Our own awards are in the activity
+        as soon as they are applied.
+        """
+        with self._database.write() as tx:
+            self._database.lock(tx, f"member {store.id} {member_hmac}")
+            row = tx.execute(_FIND, {"store_id": store.id, "email_hmac": member_hmac}).one_or_none()
+            activity = member.recent_activity
+            if not with_activity and row is not None and row.shown is not None:
+                activity = _activity(row.shown["activity"])
+            activity = _merged(activity, _own_awards(tx, store, member_hmac))
+            born: dict[str, str | None] = {}
+            if with_date_of_birth:
+                told = member.date_of_birth
+                born["date_of_birth_sealed"] = None if told is None else self._sealer.seal(str(told))
+            self._put(
+                tx,
+                store,
+                member_hmac,
+                state=Known.FOUND,
+                email_sealed=self._sealer.seal(member.email),
+                shown=_shown(member, activity),
+                as_of=member.as_of,
+                **born,
+            )
+
+    def keep_not_found(self, store: Store, *, member_hmac: str, as_of: datetime) -> None:
+        """The program does not know this e-mail; whatever was kept of it is erased."""
+        with self._database.write() as tx:
+            self._put(
+                tx,
+                store,
+                member_hmac,
+                state=Known.NOT_FOUND,
+                email_sealed=None,
+                shown=None,
+                date_of_birth_sealed=None,
+                as_of=as_of,
+            )
+
+    def outdate(self, store: Store, *, member_hmac: str) -> None:
+        """The program has something newer than what is kept."""
+        with self._database.write() as tx:
+            tx.execute(
+                update(snapshots)
+                .where(snapshots.c.store_id == store.id, snapshots.c.email_hmac == member_hmac)
+                .values(outdated_at=self._now())
+            )
+
+    def claim(self, store: Store, *, member_hmac: str, owner: str, lease: timedelta) -> bool:
+        """Become the one who asks the program about this e-mail; False when somebody is asking."""
+        now = self._now()
+        # A lease far ahead was taken before the clock was set back.
+        far = now + 2 * lease
+        with self._database.read() as tx:
+            # Whoever waits looks often: without taking the write lock each time.
+            row = tx.execute(_LEASE, {"store_id": store.id, "email_hmac": member_hmac}).one_or_none()
+        if row is not None and row.lease_until is not None and now < row.lease_until <= far:
+            return False
+        insert = sqlite_insert if self._database.sqlite else postgresql_insert
+        with self._database.write() as tx:
+            claimed = tx.execute(
+                insert(snapshots)
+                .values(
+                    store_id=store.id,
+                    email_hmac=member_hmac,
+                    lease_owner=owner,
+                    lease_until=now + lease,
+                    touched_at=now,
+                )
+                .on_conflict_do_update(
+                    index_elements=[snapshots.c.store_id, snapshots.c.email_hmac],
+                    set_={"lease_owner": owner, "lease_until": now + lease},
+                    where=or_(
+                        snapshots.c.lease_until.is_(None),
+                        snapshots.c.lease_until <= now,
+                        snapshots.c.lease_until > far,
+                    ),
+                )
+                .returning(snapshots.c.id)
+            ).one_or_none()
+        return claimed is not None
+
+    def release(self, store: Store, *, member_hmac: str, owner: str) -> None:
+        """Let others ask."""
+        with self._database.write() as tx:
+            tx.execute(
+                update(snapshots)
+                .where(
+                    snapshots.c.store_id == store.id,
+                    snapshots.c.email_hmac == member_hmac,
+                    snapshots.c.lease_owner == owner,
+                )
+                .values(lease_owner=None, lease_until=None)
+            )
+
+    def forget(self, store: Store) -> int:
+        """Erase every snapshot of the store; how many there were."""
+        with self._database.write() as tx:
+            return tx.execute(delete(snapshots).where(snapshots.c.store_id == store.id)).rowcount
+
+    def forget_dates_of_birth(self, store: Store) -> None:
+        """The card no longer shows them, so they are kept no longer."""
+        with self._database.write() as tx:
+            tx.execute(update(snapshots).where(snapshots.c.store_id == store.id).values(date_of_birth_sealed=None))
+
+    def sweep(self, *, found_before: datetime, not_found_before: datetime, limit: int = 1_000) -> int:
+        """Erase what was last read before these times; how many, at most `limit`."""
+        old = (
+            select(snapshots.c.id)
+            .where(
+                or_(
+                    snapshots.c.touched_at < found_before,
+                    (snapshots.c.touched_at < not_found_before) & snapshots.c.state.is_distinct_from(Known.FOUND),
+                )
+            )
+            .limit(limit)
+        )
+        with self._database.write() as tx:
+            return tx.execute(delete(snapshots).where(snapshots.c.id.in_(old))).rowcount
+
+    def _put(self, tx: Connection, store: Store, member_hmac: str, **values: Any) -> None:
+        insert = sqlite_insert if self._database.sqlite else postgresql_insert
+        values["touched_at"] = self._now()
+        tx.execute(
+            insert(snapshots)
+            .values(store_id=store.id, email_hmac=member_hmac, **values)
+            .on_conflict_do_update(
+                index_elements=[snapshots.c.store_id, snapshots.c.email_hmac],
+                set_=values,
+                where=or_(snapshots.c.as_of.is_(None), snapshots.c.as_of <= values["as_of"]),
+            )
+        )
+
+
+_FIND = select(
+    snapshots.c.state,
+    snapshots.c.email_sealed,
+    snapshots.c.shown,
+    snapshots.c.date_of_birth_sealed,
+    snapshots.c.as_of,
+    snapshots.c.outdated_at,
+).where(
+    snapshots.c.store_id == bindparam("store_id"),
+    snapshots.c.email_hmac == bindparam("email_hmac"),
+)
+
+
+_LEASE = select(snapshots.c.lease_until).where(
+    snapshots.c.store_id == bindparam("store_id"),
+    snapshots.c.email_hmac == bindparam("email_hmac"),
+)
+
+
+def _own_awards(tx: Connection, store: Store, member_hmac: str) -> tuple[Activity, ...]:
+    """The latest awards of ours that were applied for this member."""
+    rows = tx.execute(
+        select(awards.c.operation_id, awards.c.points, awards.c.reason, awards.c.settled_at)
+        .where(
+            awards.c.store_id == store.id,
+            awards.c.member_hmac == member_hmac,
+            awards.c.state == AwardState.APPLIED,
+            awards.c.credit_cents == 0,
+        )
+        .order_by(awards.c.created_at.desc())
+        .limit(SHOWN_ACTIVITY)
+    )
+    return tuple(
+        Activity(
+            when=row.settled_at,
+            what=what_of(row.reason),
+            points=row.points,
+            operation_id=row.operation_id,
+        )
+        for row in rows
+    )
+
+
+def _merged(told: tuple[Activity, ...], own: tuple[Activity, ...]) -> tuple[Activity, ...]:
+    """What the program told, with those awards of ours that it has not told yet; newest first."""
+    known = {activity.operation_id for activity in told}
+    news = [activity for activity in own if activity.operation_id not in known]
+    merged = sorted([*news, *told], key=lambda activity: activity.when, reverse=True)
+    return tuple(merged[:SHOWN_ACTIVITY])
+
+
+def _shown(member: Member, activity: tuple[Activity, ...]) -> dict[str, Any]:
+    credit = member.store_credit_balance
+    return {
+        "status": member.status,
+        "points": member.points_balance,
+        "lifetime": member.lifetime_points,
+        "tier": member.vip_tier_name,
+        "referral": member.referral_url,
+        "credit": None if credit is None else str(credit),
+        "expires": member.points_expire_at,
+        "activity": [
+            [(entry.when - EPOCH) // MICROSECOND, entry.what, entry.points, entry.operation_id] for entry in activity
+        ],
+    }
+
+
+def _member(shown: dict[str, Any], *, email: str, as_of: datetime) -> Member:
+    return Member(
+        email=email,
+        status=MemberStatus(shown["status"]),
+        points_balance=shown["points"],
+        lifetime_points=shown["lifetime"],
+        vip_tier_name=shown["tier"],
+        referral_url=shown["referral"],
+        store_credit_balance=None if shown["credit"] is None else Decimal(shown["credit"]),
+        points_expire_at=shown["expires"],
+        recent_activity=_activity(shown["activity"]),
+        as_of=as_of,
+    )
+
+
+def _activity(rows: list[list[Any]]) -> tuple[Activity, ...]:
+    return tuple(
+        Activity(when=EPOCH + when * MICROSECOND, what=what, points=points, operation_id=operation_id)
+        for when, what, points, operation_id in rows
+    )
+
+
+def _date_or_text(text: str) -> date | str:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        return text

@@ -1,0 +1,182 @@
+"""Stores whose program lives elsewhere, at rest: their key, whether the program still takes it, webhook secrets.
+
+Each helpdesk account has a store of its own, also where two accounts bring the same key: replacing the key in one must
+not give the other what it was never given. The gate is shared, since the program counts calls by key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import Connection, select, update
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from loyalty.program import ProgramKind, ProgramReason, ProgramUnavailable, Store
+from storage.database import Database
+from storage.sealing import Hasher, Sealer
+from storage.tables import stores
+
+
+class KeyState(StrEnum):
+    """Whether the program takes a store's key."""
+
+    OK = "ok"
+    REFUSED = "refused"
+    """The program answered that the key is wrong or its plan lapsed; nothing is asked until it is replaced."""
+    MISSING = "missing"
+    """Disconnected: the key was wiped."""
+
+
+class KeyInUse(Exception):
+    """Another store of this account has this very key."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreKey:
+    """A store's key as it is now. `gate` names the gate through which calls with it go."""
+
+    key: str = field(repr=False)
+    version: int
+    gate: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyStanding:
+    """What a merchant should know about the key; `since` is set once it was refused."""
+
+    state: KeyState
+    since: datetime | None
+    has_webhook_secret: bool
+
+
+class Stores:
+    """All stores with a key."""
+
+    def __init__(self, database: Database, *, sealer: Sealer, hasher: Hasher, now: Callable[[], datetime]) -> None:
+        self._database = database
+        self._sealer = sealer
+        self._hasher = hasher
+        self._now = now
+
+    def open(self, tx: Connection, *, account: str, program: ProgramKind, key: str) -> Store:
+        """The account's store with this key, which was just tried; made when there is none."""
+        insert = sqlite_insert if self._database.sqlite else postgresql_insert
+        identity = self._identity(account, program, key)
+        tx.execute(
+            insert(stores).values(program=program, identity=identity, created_at=self._now()).on_conflict_do_nothing()
+        )
+        store_id = tx.scalars(select(stores.c.id).where(stores.c.identity == identity)).one()
+        self._keep(tx, store_id, key=key)
+        return Store(id=store_id, program=program)
+
+    def replace_key(self, store: Store, *, account: str, key: str) -> None:
+        """Use `key`, which was just tried, from now on; members, awards and their history stay. Raises KeyInUse."""
+        identity = self._identity(account, store.program, key)
+        with self._database.write() as tx:
+            self._database.lock(tx, f"identity {identity}")
+            other = tx.scalar(select(stores.c.id).where(stores.c.identity == identity, stores.c.id != store.id))
+            if other is not None:
+                raise KeyInUse
+            tx.execute(update(stores).where(stores.c.id == store.id).values(identity=identity))
+            self._keep(tx, store.id, key=key)
+
+    def key_of(self, store: Store) -> StoreKey:
+        """The key to call with. Raises ProgramUnavailable(KEY_REFUSED) while the program refuses it."""
+        with self._database.read() as tx:
+            row = tx.execute(
+                select(stores.c.key_sealed, stores.c.key_version, stores.c.key_state).where(stores.c.id == store.id)
+            ).one()
+        if row.key_state != KeyState.OK or row.key_sealed is None:
+            raise ProgramUnavailable(
+                ProgramReason.KEY_REFUSED, "The program refused the key; it waits for a new one from the merchant."
+            )
+        key = self._sealer.open(row.key_sealed)
+        return StoreKey(key=key, version=row.key_version, gate=self.gate_of(store.program, key))
+
+    def gate_of(self, program: ProgramKind, key: str) -> str:
+        """The name of the gate for calls with `key`."""
+        return f"{program}:{self._hasher.program_key(key)}"
+
+    def refused(self, store: Store, *, version: int) -> bool:
+        """The program refused the key of this version. True when that is news; an older key's refusal says nothing."""
+        with self._database.write() as tx:
+            changed = tx.execute(
+                update(stores)
+                .where(stores.c.id == store.id, stores.c.key_version == version, stores.c.key_state == KeyState.OK)
+                .values(key_state=KeyState.REFUSED, key_state_since=self._now())
+            )
+        return changed.rowcount == 1
+
+    def standing(self, store: Store) -> KeyStanding:
+        """How it stands with the key."""
+        with self._database.read() as tx:
+            row = tx.execute(
+                select(stores.c.key_state, stores.c.key_state_since, stores.c.webhook_secret_sealed).where(
+                    stores.c.id == store.id
+                )
+            ).one()
+        return KeyStanding(
+            state=KeyState(row.key_state),
+            since=row.key_state_since,
+            has_webhook_secret=row.webhook_secret_sealed is not None,
+        )
+
+    def save_webhook_secret(self, store: Store, *, secret: str) -> None:
+        """Trust webhooks signed with `secret`, and still those signed with the one before it. Empty: trust none."""
+        with self._database.write() as tx:
+            present = tx.scalars(select(stores.c.webhook_secret_sealed).where(stores.c.id == store.id)).one()
+            if secret and present is not None and self._sealer.open(present) == secret:
+                return
+            tx.execute(
+                update(stores)
+                .where(stores.c.id == store.id)
+                .values(
+                    webhook_secret_sealed=self._sealer.seal(secret) if secret else None,
+                    old_webhook_secret_sealed=present if secret else None,
+                )
+            )
+
+    def webhook_secrets(self, store: Store) -> tuple[str, ...]:
+        """The secrets that sign webhooks, newest first; empty when there is none."""
+        with self._database.read() as tx:
+            row = tx.execute(
+                select(stores.c.webhook_secret_sealed, stores.c.old_webhook_secret_sealed).where(
+                    stores.c.id == store.id
+                )
+            ).one()
+        return tuple(self._sealer.open(sealed) for sealed in row if sealed is not None)
+
+    def forget_secrets(self, store: Store) -> None:
+        """Wipe the key and the webhook secrets. The store is found again when its key is brought back."""
+        with self._database.write() as tx:
+            tx.execute(
+                update(stores)
+                .where(stores.c.id == store.id, stores.c.key_sealed.is_not(None))
+                .values(
+                    key_sealed=None,
+                    key_version=stores.c.key_version + 1,
+                    key_state=KeyState.MISSING,
+                    key_state_since=self._now(),
+                    webhook_secret_sealed=None,
+                    old_webhook_secret_sealed=None,
+                )
+            )
+
+    def _keep(self, tx: Connection, store_id: int, *, key: str) -> None:
+        tx.execute(
+            update(stores)
+            .where(stores.c.id == store_id)
+            .values(
+                key_sealed=self._sealer.seal(key),
+                key_version=stores.c.key_version + 1,
+                key_state=KeyState.OK,
+                key_state_since=None,
+            )
+        )
+
+    def _identity(self, account: str, program: ProgramKind, key: str) -> str:
+        return f"{program}:{account}:{self._hasher.program_key(key)}"
