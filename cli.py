@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from loyalty import ledger
 from loyalty.ledger_import import ImportRefused, import_members
-from loyalty.program import Store
+from loyalty.program import ProgramKind, Store
 from services import Services
 from storage.database import DatabaseUnavailable, unavailable_sentence
 from storage.sealing import CannotOpen, reseal_everything
@@ -137,18 +137,26 @@ def import_file(file: Path, connection_id: int | None) -> None:
 
 
 def _store_for_import(services: Services, connection_id: int | None) -> Store:
-    connections = services.connections.all()
+    connections = [c for c in services.connections.all() if c.store.program is ProgramKind.LEDGER]
     if connection_id is not None:
-        for connection in connections:
-            if connection.id == connection_id:
-                return connection.store
+        for connection in services.connections.all():
+            if connection.id != connection_id:
+                continue
+            if connection not in connections:
+                raise click.ClickException(
+                    f"Connection {connection_id} shows {connection.store.program}, which has its members already. "
+                    "Only the built-in ledger takes an import."
+                )
+            return connection.store
         raise click.ClickException(f"There is no connection {connection_id}. {_list_of(services)}")
     if len(connections) == 1:
         return connections[0].store
     if connections:
         raise click.ClickException(f"There are several connections; add --connection ID. {_list_of(services)}")
     if not services.settings.development:
-        raise click.ClickException("No helpdesk is connected yet. Connect one first, then import its members.")
+        raise click.ClickException(
+            "No helpdesk shows the built-in ledger yet. Connect one first, then import its members."
+        )
     # On a laptop the members may come first; the first account to connect takes them over. After a disconnect they
     # go where the others are.
     with services.database.write() as tx:

@@ -36,6 +36,8 @@ GIVE_UP_AFTER = timedelta(days=1)
 # Of the ten seconds in which an agent has an answer, what is left for sending after the member was read.
 SEND_WITHIN_S = 7.0
 LOOK_WITHIN_S = 6.0
+# How often an agent's award waits for the program, and what must be left of their time after the pause.
+MOST_PAUSES, PAUSE_MARGIN_S = 2, 2.0
 # Longer than a look or an attempt of the worker takes, with all its pages.
 LOOK_LEASE = timedelta(seconds=90)
 # Looks that find an award absent before it is sent again. They are spread over the time in which the program may still
@@ -213,11 +215,12 @@ class Delivery:
         return self._applied(sending.store, sending.member_hmac, operation_id, event, by=SettledBy.ANSWER, owner=owner)
 
     def _send(self, sending: Sending, *, within_s: float | None) -> PointsEvent:
-        """The program's answer. Where it asks for a pause that the agent can bear, it is asked once more."""
+        """The program's answer. Where it asks for a pause that the agent can bear, it is asked again."""
         program = self._programs[sending.store.program]
         event = sending.event
         began = monotonic()
-        for may_wait in (True, True, False):
+        refusal: ProgramUnavailable | None = None
+        for _ in range(MOST_PAUSES + 1):
             # Whoever takes over may send it from now on.
             if self._now() >= sending.lease_until:
                 break
@@ -227,13 +230,15 @@ class Delivery:
             except OutcomeUnknown:
                 raise
             except ProgramUnavailable as error:
-                pause_s = (error.retry_after_s or 0.0) + 2.0
-                bearable = left_s is not None and pause_s < left_s
-                if error.reason is not ProgramReason.BUSY or not bearable or not may_wait:
-                    raise
+                # Once it was told to wait, the award has been at the program: that is what must be remembered.
+                if refusal is None or error.reason is ProgramReason.BUSY:
+                    refusal = error
+                bearable = left_s is not None and (error.retry_after_s or 0.0) + PAUSE_MARGIN_S < left_s
+                if error.reason is not ProgramReason.BUSY or not bearable:
+                    break
                 # The gate keeps the pause.
                 event = replace(event, first_send=False)
-        raise ProgramUnavailable(ProgramReason.NOT_REACHED, "There was no time left to send it.")
+        raise refusal or ProgramUnavailable(ProgramReason.NOT_REACHED, "There was no time left to send it.")
 
     def _applied(
         self, store: Store, member_hmac: str, operation_id: str, event: PointsEvent, *, by: SettledBy, owner: str

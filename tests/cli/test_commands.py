@@ -140,7 +140,26 @@ def test_elsewhere_a_helpdesk_is_connected_first(sqlite_database: Database, cust
     )
     done = flask_here("members", "import", str(customers), env=env)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == ("Error: No helpdesk is connected yet. Connect one first, then import its members.\n")
+    assert done.stderr == (
+        "Error: No helpdesk shows the built-in ledger yet. Connect one first, then import its members.\n"
+    )
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_an_import_is_for_the_built_in_ledger_alone(
+    sqlite_database: Database, customers: Path, clock: Clock, named: bool
+) -> None:
+    with running_house(sqlite_database.url, clock=clock) as house:
+        connection = house.open_rivo()
+        options = ("--connection", str(connection.id)) if named else ()
+        env = environment_of(house)
+        done = flask_here("members", "import", *options, str(customers), env=env)
+        if named:
+            assert done.returncode == 1
+            assert f"Connection {connection.id} shows rivo, which has its members already." in done.stderr
+        else:
+            assert done.returncode == 0, "kept for the first account that chooses the ledger"
+            assert house.lookup(connection, "ana@example.com").json()["loyalty_status"] == "Customer not found"
 
 
 def test_with_one_connection_its_store_is_meant_and_with_several_one_is_chosen(
