@@ -58,6 +58,8 @@ MAX_CURSOR_PAGES = 4_000  # a million customers
 # How far clocks may differ, ours and Rivo's, when an event is looked for by time.
 CLOCKS_DIFFER = timedelta(minutes=15)
 
+FIND_WITHIN_S = 30.0
+
 _FAILED = (
     ProgramReason.NOT_REACHED,
     ProgramReason.NO_ANSWER,
@@ -180,13 +182,19 @@ class RivoClient:
         """The customer's points event whose internal note carries the operation id; None when it is certainly absent.
 
         Looks from the newest back to `since`. It stops there only while the rows prove to come newest first and tell
-        when they were created; otherwise it reads the whole list.
+        when they were created; otherwise it reads the whole list. A list that takes longer than FIND_WITHIN_S is
+        ProgramUnavailable: whoever holds the award meanwhile holds it for a limited time.
         """
+        give_up_at = monotonic() + FIND_WITHIN_S
         before: tuple[datetime, int] | None = None
         in_order, rows = True, 0
         for record in self.points_events(access, customer=customer, call=call):
             if wire.carries(record, operation_id):
                 return record
+            if monotonic() > give_up_at:
+                raise ProgramUnavailable(
+                    ProgramReason.NO_ANSWER, "Rivo's list of points events takes too long to read."
+                )
             if not in_order or record.created_at is None or record.id is None:
                 in_order = False
                 continue

@@ -14,6 +14,7 @@ from prometheus_client import REGISTRY
 from sqlalchemy import select
 from structlog.testing import capture_logs
 
+import outbound
 from loyalty import rivo_wire as wire
 from loyalty.gate import Call, Gate, Lane
 from loyalty.program import (
@@ -264,6 +265,13 @@ def test_the_same_address_in_another_spelling_is_the_same_customer(scripted: Scr
 def test_a_customer_asked_for_by_number_may_have_any_address(scripted: Scripted, odd: RivoClient) -> None:
     scripted.answers = [said({"data": {"id": 7, "attributes": {"email": None}}})]
     assert odd.customer(ACCESS, 7) is not None
+
+
+def test_an_answer_to_a_write_that_is_too_large_leaves_it_unknown(scripted: Scripted, odd: RivoClient) -> None:
+    scripted.answers = [Answer(status=201, body=b" " * (outbound.MAX_BODY + 1))]
+    error = failure(WRITES["create_points_event"], odd)
+    assert isinstance(error, OutcomeUnknown)
+    assert error.reason is ProgramReason.UNREADABLE
 
 
 # -- 429

@@ -25,8 +25,8 @@ from outbound import Answer, NoAnswer, NotSent, TooLarge
 from tests.rivo.raw import Handler, Peer, Raw, always, answer
 
 WITHIN_S = 0.4
-# The promise is half a second; a busy machine may take its time to run us at all.
-LATE_S = 0.5
+# A quiet machine is late by milliseconds; a busy one may not run us at once. Without an end it would be minutes.
+LATE_S = 3.0
 LONG_S = 20.0
 
 
