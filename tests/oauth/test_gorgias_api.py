@@ -16,7 +16,6 @@ import requests
 
 import oauth.gorgias_api
 from oauth.gorgias_api import (
-    MAX_BODY,
     AccessToken,
     GorgiasApi,
     GorgiasError,
@@ -27,6 +26,7 @@ from oauth.gorgias_api import (
     origin_of,
 )
 from oauth.wire import SCOPES
+from outbound import MAX_BODY
 from sandbox import Sandbox
 from tests.oauth.scripted import Answer, Scripted
 
