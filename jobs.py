@@ -10,6 +10,7 @@ from loyalty.delivery import Delivery
 from loyalty.journal import AWARD_SETTLED, CONFIRM_AWARD, Journal
 from loyalty.members import Members
 from storage.database import Database
+from storage.deliveries import DELIVERIES_KEPT, forget_deliveries
 from storage.queue import Job, defer
 from widget.notes import Notes
 
@@ -63,7 +64,8 @@ class Jobs:
         with self._database.write() as tx:
             for name, ref in forgotten:
                 defer(tx, name, ref, run_at=now)
-        return len(forgotten) + self._members.sweep()
+        erased = self._members.sweep() + forget_deliveries(self._database, older_than=now - DELIVERIES_KEPT)
+        return len(forgotten) + erased
 
     def _confirm_award(self, operation_id: str) -> JobResult:
         look = self._delivery.confirm(operation_id)

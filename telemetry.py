@@ -46,6 +46,9 @@ PROGRAM_CALLS = Counter(
     "Calls to loyalty programs elsewhere, by program, call and outcome.",
     ["program", "call", "outcome"],
 )
+WEBHOOKS = Counter(
+    "tallydesk_webhooks", "Webhooks of loyalty programs, by program and outcome.", ["program", "outcome"]
+)
 TOKEN_REFRESHES = Counter("tallydesk_token_refreshes", "Token refreshes, by outcome.", ["outcome"])
 AWARDS = Counter("tallydesk_awards", "Awards asked for, by outcome.", ["outcome"])
 

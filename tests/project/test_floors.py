@@ -19,7 +19,7 @@ FLOORS = [
     {"services"},
     {"worker"},
     {"jobs"},
-    {"console", "oauth", "widget"},
+    {"console", "oauth", "webhooks", "widget"},
     {"loyalty"},
     {"outbound", "schemas", "storage", "telemetry", "settings"},
 ]

@@ -1,0 +1,1 @@
+"""What loyalty programs call when something has changed on their side."""
