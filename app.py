@@ -15,9 +15,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException
 
 import cli
+import console.room
 import console.views
 import oauth.views
 import settings as configuration
+import webhooks.views
 import widget.views
 from oauth.gorgias_api import origin_of
 from oauth.sign_in import SESSION_LIFE
@@ -93,7 +95,7 @@ def create_app(services: Services | None = None) -> Flask:
     )
     app.register_blueprint(
         console.views.create_blueprint(
-            console.views.ConsoleRoom(
+            console.room.ConsoleRoom(
                 settings=settings,
                 database=services.database,
                 accounts=services.accounts,
@@ -101,9 +103,25 @@ def create_app(services: Services | None = None) -> Flask:
                 placement=services.placement,
                 http=services.http,
                 awards=services.awards,
+                rivo=services.rivo,
+                stores=services.stores,
+                snapshots=services.snapshots,
                 sealer=services.sealer,
                 csrf=csrf,
                 api_for=lambda account_id, name: services.api_for(name, services.accounts.token_source(account_id)),
+                now=services.now,
+            )
+        )
+    )
+    app.register_blueprint(
+        webhooks.views.create_blueprint(
+            webhooks.views.WebhookRoom(
+                database=services.database,
+                connections=services.connections,
+                stores=services.stores,
+                members=services.members,
+                delivery=services.delivery,
+                hasher=services.hasher,
                 now=services.now,
             )
         )
@@ -137,10 +155,10 @@ def why_not_ready() -> str | None:
 
 
 class _SessionsOutsideWidget(SecureCookieSessionInterface):
-    """Flask's sessions, but none on what Gorgias calls: opening one costs as much as the whole lookup."""
+    """Flask's sessions, but none on what programs call: opening one costs as much as a whole lookup."""
 
     def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
-        if request.path.startswith(("/widget/", "/healthz", "/metrics")):
+        if request.path.startswith(("/widget/", "/rivo/webhooks/", "/healthz", "/metrics")):
             # None makes Flask use a null session, which nobody can write to.
             return None
         return super().open_session(app, request)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import and_, select, tuple_
+from sqlalchemy import and_, func, select, tuple_
 
 from loyalty.awards import is_operation_id
 from loyalty.journal import AwardState, NoteState, SettledBy
@@ -18,7 +19,10 @@ PAGE = 50
 
 @dataclass(frozen=True, kw_only=True)
 class AwardRecord:
-    """One award as written in the journal. `undone_by` and `reverses` are operation ids."""
+    """One award as written in the journal. `undone_by` and `reverses` are operation ids.
+
+    `is_undone` says that the undo was applied; until then it has undone nothing.
+    """
 
     operation_id: str
     when: datetime
@@ -34,6 +38,7 @@ class AwardRecord:
     balance_after: int | None
     reverses: str | None
     undone_by: str | None
+    is_undone: bool
     note_state: NoteState
     note_reason: str | None
     sends: int
@@ -58,7 +63,7 @@ def recent_awards(
     """The connection's awards, newest first, at most `limit`: all, or those older than the operation `before`."""
     undo = awards.alias("undo")
     statement = (
-        select(awards, undo.c.operation_id.label("undone_by"))
+        select(awards, undo.c.operation_id.label("undone_by"), undo.c.state.label("undo_state"))
         .outerjoin(undo, and_(undo.c.reverses == awards.c.operation_id, undo.c.state != AwardState.REJECTED))
         .where(awards.c.connection_id == connection_id)
         .order_by(awards.c.created_at.desc(), awards.c.operation_id.desc())
@@ -87,6 +92,7 @@ def recent_awards(
                 balance_after=row.balance_after,
                 reverses=row.reverses,
                 undone_by=row.undone_by,
+                is_undone=row.undo_state == AwardState.APPLIED,
                 note_state=NoteState(row.note_state),
                 note_reason=row.note_reason,
                 sends=row.sends,
@@ -96,3 +102,36 @@ def recent_awards(
             )
             for row in tx.execute(statement)
         ]
+
+
+def count_in_review(database: Database, connection_ids: Iterable[int]) -> dict[int, int]:
+    """How many awards wait for a person, by connection; those with none are left out."""
+    statement = (
+        select(awards.c.connection_id, func.count().label("waiting"))
+        .where(awards.c.connection_id.in_(list(connection_ids)), awards.c.state == AwardState.NEEDS_REVIEW)
+        .group_by(awards.c.connection_id)
+    )
+    with database.read() as tx:
+        return {row.connection_id: row.waiting for row in tx.execute(statement)}
+
+
+def newest_in_review(database: Database, connection_id: int) -> tuple[str, str | None] | None:
+    """The operation id of the newest award that waits for a person, and the `before` of the page that shows it."""
+    mine = awards.c.connection_id == connection_id
+    place = tuple_(awards.c.created_at, awards.c.operation_id)
+    with database.read() as tx:
+        waiting = tx.execute(
+            select(awards.c.created_at, awards.c.operation_id)
+            .where(mine, awards.c.state == AwardState.NEEDS_REVIEW)
+            .order_by(awards.c.created_at.desc(), awards.c.operation_id.desc())
+            .limit(1)
+        ).one_or_none()
+        if waiting is None:
+            return None
+        newer = tx.scalars(
+            select(awards.c.operation_id)
+            .where(mine, place > (waiting.created_at, waiting.operation_id))
+            .order_by(awards.c.created_at, awards.c.operation_id)
+            .limit(PAGE)
+        ).all()
+    return waiting.operation_id, newer[0] if len(newer) == PAGE else None

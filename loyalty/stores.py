@@ -31,8 +31,16 @@ class KeyState(StrEnum):
     """Disconnected: the key was wiped."""
 
 
+# Of a key, enough to tell it from another and too little to guess the rest.
+SHOWN_OF_KEY, LONG_ENOUGH = 4, 16
+
+
 class KeyInUse(Exception):
-    """Another store of this account has this very key."""
+    """Another store of this account has this very key, or had it last: the one with `store_id`."""
+
+    def __init__(self, store_id: int) -> None:
+        super().__init__(f"store {store_id} has this key")
+        self.store_id = store_id
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +54,15 @@ class StoreKey:
 
 @dataclass(frozen=True, kw_only=True)
 class KeyStanding:
-    """What a merchant should know about the key; `since` is set once it was refused."""
+    """What a merchant should know about the key; `since` is set once it was refused.
+
+    `ending` tells it from other keys; it is empty for one that is missing, or too short to show a part of it.
+    """
 
     state: KeyState
     since: datetime | None
     has_webhook_secret: bool
+    ending: str
 
 
 class Stores:
@@ -80,7 +92,7 @@ class Stores:
             self._database.lock(tx, f"identity {identity}")
             other = tx.scalar(select(stores.c.id).where(stores.c.identity == identity, stores.c.id != store.id))
             if other is not None:
-                raise KeyInUse
+                raise KeyInUse(other)
             tx.execute(update(stores).where(stores.c.id == store.id).values(identity=identity))
             self._keep(tx, store.id, key=key)
 
@@ -115,14 +127,16 @@ class Stores:
         """How it stands with the key."""
         with self._database.read() as tx:
             row = tx.execute(
-                select(stores.c.key_state, stores.c.key_state_since, stores.c.webhook_secret_sealed).where(
-                    stores.c.id == store.id
-                )
+                select(
+                    stores.c.key_state, stores.c.key_state_since, stores.c.key_sealed, stores.c.webhook_secret_sealed
+                ).where(stores.c.id == store.id)
             ).one()
+        key = "" if row.key_sealed is None else self._sealer.open(row.key_sealed)
         return KeyStanding(
             state=KeyState(row.key_state),
             since=row.key_state_since,
             has_webhook_secret=row.webhook_secret_sealed is not None,
+            ending=key[-SHOWN_OF_KEY:] if len(key) >= LONG_ENOUGH else "",
         )
 
     def save_webhook_secret(self, store: Store, *, secret: str) -> None:

@@ -9,9 +9,23 @@ from typing import Any
 
 from werkzeug.urls import iri_to_uri
 
-from schemas.widget import one_line
+from schemas.widget import MAX_CREDIT_CENTS, credit_cents, one_line
 
 MAX_POINTS = 2_000_000_000
+MAX_SECRET = 500
+# What a settings form may send, and what is shown again when something in it cannot be kept.
+FIELDS = (
+    "max_points_per_award",
+    "max_points_per_agent_per_day",
+    "max_points_per_day",
+    "max_store_credit_per_award",
+    "max_store_credit_per_day",
+    "reasons",
+    "presets",
+    "allow_guests",
+    "show_date_of_birth",
+    "storefront_url",
+)
 MAX_REASONS = 20
 MAX_PRESETS = 6
 SHOP_ADDRESS_FAULT = "Shop address: a full address such as https://shop.example.com, without a query."
@@ -27,11 +41,13 @@ class BadForm(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectionForm:
-    """The settings of a connection as the merchant typed them."""
+    """The settings of a connection as the merchant typed them. Store credit in hundredths; 0 allows none."""
 
     max_points_per_award: int
     max_points_per_agent_per_day: int
     max_points_per_day: int
+    max_credit_cents_per_award: int
+    max_credit_cents_per_day: int
     reasons: tuple[str, ...]
     presets: tuple[int, ...]
     allow_guests: bool
@@ -39,8 +55,11 @@ class ConnectionForm:
     storefront_url: str
 
 
-def read_connection_form(form: Mapping[str, Any]) -> ConnectionForm:
-    """Read the settings form. Raises BadForm with every fault at once."""
+def read_connection_form(form: Mapping[str, Any], *, built_in: bool = True) -> ConnectionForm:
+    """Read the settings form. Raises BadForm with every fault at once.
+
+    The `built_in` ledger has a shop address and no store credit; a program elsewhere has it the other way round.
+    """
     faults: list[str] = []
 
     def points(name: str, label: str) -> int:
@@ -52,6 +71,23 @@ def read_connection_form(form: Mapping[str, Any]) -> ConnectionForm:
     per_award = points("max_points_per_award", "Points per award")
     per_agent = points("max_points_per_agent_per_day", "Points per agent and day")
     per_day = points("max_points_per_day", "Points per day")
+
+    def credit(name: str, label: str) -> int:
+        text = str(form.get(name, "")).strip(" \t\r\n")
+        if built_in or not text or re.fullmatch(r"0+([.,]0{1,2})?", text):
+            return 0
+        cents = credit_cents(text)
+        if cents is None:
+            faults.append(
+                f"{label} must be an amount such as 5 or 5.00, up to {MAX_CREDIT_CENTS // 100:,}, or empty for none."
+            )
+        return cents or 0
+
+    before = len(faults)
+    credit_per_award = credit("max_store_credit_per_award", "Store credit per award")
+    credit_per_day = credit("max_store_credit_per_day", "Store credit per day")
+    if len(faults) == before and credit_per_award > credit_per_day:
+        faults.append("Store credit per day must be at least as much as the store credit per award.")
 
     # Read as the button's reason is read, so that what an agent picks is found on the list.
     lines = [line for line in str(form.get("reasons", "")).splitlines() if line.strip()]
@@ -69,7 +105,7 @@ def read_connection_form(form: Mapping[str, Any]) -> ConnectionForm:
     elif per_award and any(preset > per_award for preset in presets):
         faults.append("Presets: none may exceed the points per award.")
 
-    storefront = str(form.get("storefront_url", "")).strip()
+    storefront = str(form.get("storefront_url", "")).strip() if built_in else ""
     if storefront and not re.fullmatch(r"https?://[\w.-]+(:[0-9]{1,5})?(/[^\s?#\\<>\"\x00-\x1f\x7f]*)?", storefront):
         faults.append(SHOP_ADDRESS_FAULT)
     elif storefront:
@@ -87,12 +123,27 @@ def read_connection_form(form: Mapping[str, Any]) -> ConnectionForm:
         max_points_per_award=per_award,
         max_points_per_agent_per_day=per_agent,
         max_points_per_day=per_day,
+        max_credit_cents_per_award=credit_per_award,
+        max_credit_cents_per_day=credit_per_day,
         reasons=reasons,
         presets=presets,
         allow_guests="allow_guests" in form,
         show_date_of_birth="show_date_of_birth" in form,
         storefront_url=storefront,
     )
+
+
+def read_webhook_secret(text: str) -> str:
+    """The secret that signs a program's webhooks, as pasted. Raises BadForm.
+
+    UNKNOWN what Rivo's secrets look like: nothing else is checked than that it can be one.
+    """
+    secret = text.strip()
+    if not secret:
+        raise BadForm(["Paste the signing secret that Rivo shows beside its webhooks."])
+    if len(secret) > MAX_SECRET or not secret.isprintable():
+        raise BadForm(["This cannot be a signing secret: copy it once more from Rivo, alone and complete."])
+    return secret
 
 
 def _whole(text: str) -> int | None:

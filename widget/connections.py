@@ -109,6 +109,14 @@ class Connections:
         """Every active connection, oldest first."""
         return self._select()
 
+    def stores_left(self, account_id: int) -> list[Store]:
+        """The stores that the account showed once and shows no longer."""
+        statement = _CONNECTIONS.where(
+            connections.c.account_id == account_id, connections.c.state == ConnectionState.REMOVED
+        )
+        with self._database.read() as tx:
+            return [_connection(row).store for row in tx.execute(statement)]
+
     def _select(self, *conditions: Any) -> list[Connection]:
         statement = _CONNECTIONS.where(connections.c.state == ConnectionState.ACTIVE, *conditions)
         with self._database.read() as tx:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from loyalty.program import ProgramKind
 from widget.connections import Connection, Keys
 
 # Hyphens: the underscored spelling in older pages makes an integration that never fires.
@@ -18,13 +19,20 @@ TRIGGERS = ("ticket-created", "ticket-updated", "ticket-message-created")
 KEY_HEADER = "X-Api-Key"
 CONTEXTS = ("ticket", "customer")
 
+# Keys of the card with their titles, in the order in which agents read them.
 FIELDS = (
-    ("loyalty_status", "Status", "text"),
-    ("points_balance", "Points balance", "text"),
-    ("vip_tier_name", "VIP tier", "text"),
-    ("lifetime_points", "Lifetime points", "text"),
-    ("referral_url", "Referral link", "text"),
+    ("loyalty_status", "Status"),
+    ("points_balance", "Points balance"),
+    ("points_expire_at", "Points expire"),
+    ("store_credit_balance", "Store credit"),
+    ("vip_tier_name", "VIP tier"),
+    ("lifetime_points", "Lifetime points"),
+    ("referral_url", "Referral link"),
+    ("date_of_birth", "Date of birth"),
 )
+# The ledger has neither: a row without a value would stand in every card.
+NOT_IN_LEDGER = ("points_expire_at", "store_credit_balance")
+IN_MACROS = ("loyalty_status", "points_balance", "vip_tier_name", "referral_url")
 
 
 def lookup_url(public_url: str) -> str:
@@ -40,6 +48,20 @@ def signature(connection: Connection) -> str:
 def marker(connection: Connection) -> str:
     """What the integration is found by in Gorgias when its id is not known here."""
     return f"Tallydesk connection {connection.id}"
+
+
+def card_title(connection: Connection) -> str:
+    """What agents read above the card. Several cards beside one ticket must be told apart, and an account has one
+    ledger but may have several Rivo stores."""
+    return "Loyalty" if connection.store.program is ProgramKind.LEDGER else f"Loyalty · Rivo {connection.id}"
+
+
+def rows_of(connection: Connection) -> list[tuple[str, str]]:
+    """The plain rows of the card, as (key, title)."""
+    left_out = set(NOT_IN_LEDGER) if connection.store.program is ProgramKind.LEDGER else set()
+    if not connection.show_date_of_birth:
+        left_out.add("date_of_birth")
+    return [(path, title) for path, title in FIELDS if path not in left_out]
 
 
 def integration_body(connection: Connection, *, keys: Keys, public_url: str) -> dict[str, Any]:
@@ -67,10 +89,9 @@ def widget_body(
 ) -> dict[str, Any]:
     """The full widget for `context`, `ticket` or `customer`: tickets' widgets do not show on the customers page."""
     rows: list[dict[str, Any]] = [
-        {"type": kind, "path": path, "title": title, "order": order} for order, (path, title, kind) in enumerate(FIELDS)
+        {"type": "text", "path": path, "title": title, "order": order}
+        for order, (path, title) in enumerate(rows_of(connection))
     ]
-    if connection.show_date_of_birth:
-        rows.append({"type": "text", "path": "date_of_birth", "title": "Date of birth", "order": len(rows)})
     rows.append(
         {
             "type": "list",
@@ -102,7 +123,7 @@ def widget_body(
                 {
                     "type": "card",
                     "path": "",
-                    "title": "Loyalty",
+                    "title": card_title(connection),
                     "order": 0,
                     "meta": {
                         "displayCard": True,
@@ -127,16 +148,13 @@ def widget_body(
 def _buttons(
     connection: Connection, *, context: str, integration_id: int, keys: Keys, public_url: str
 ) -> list[dict[str, Any]]:
-    asked = [_editable("points", label="Points", kind="number", mandatory=True)]
-    reasons = connection.rules.reasons
-    asked.append(
-        _editable(
-            "reason",
-            label="Reason",
-            kind="dropdown" if reasons else "string",
-            mandatory=False,
-            options=reasons,
-        )
+    rules = connection.rules
+    reason = _editable(
+        "reason",
+        label="Reason",
+        kind="dropdown" if rules.reasons else "string",
+        mandatory=False,
+        options=rules.reasons,
     )
 
     def button(label: str, entries: list[dict[str, Any]]) -> dict[str, Any]:
@@ -159,7 +177,12 @@ def _buttons(
     presets = [
         button(f"Add {points:,} points", [{"key": "points", "value": str(points)}]) for points in connection.presets
     ]
-    return [button("Add Earnings", asked), *presets]
+    made = [button("Add Earnings", [_editable("points", label="Points", kind="number", mandatory=True), reason])]
+    if rules.max_credit_cents_per_award:
+        # Text: a browser's number field may take whole numbers alone.
+        amount = _editable("store_credit", label="Store credit", kind="string", mandatory=True)
+        made.append(button("Add Store Credit", [amount, reason]))
+    return made + presets
 
 
 def _editable(key: str, *, label: str, kind: str, mandatory: bool, options: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -193,8 +216,8 @@ def macro_variables(integration_id: int) -> dict[str, str]:
     """The four fields as macro variables of this very connection: the id differs for every merchant."""
     return {
         title: f"{{{{ticket.customer.integrations[{integration_id}].{path}}}}}"
-        for path, title, _ in FIELDS
-        if path in ("points_balance", "loyalty_status", "referral_url", "vip_tier_name")
+        for path, title in FIELDS
+        if path in IN_MACROS
     }
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.console import BadForm, ConnectionForm, read_connection_form
+from schemas.console import BadForm, ConnectionForm, read_connection_form, read_webhook_secret
 from schemas.widget import one_line
 
 GOOD = {
@@ -97,6 +97,53 @@ def test_a_shop_address_is_a_plain_web_address(address: str) -> None:
     assert len(_faults({**GOOD, "storefront_url": address})) == 1
 
 
+@pytest.mark.parametrize(
+    ("typed", "cents"),
+    [("", 0), (" ", 0), ("0", 0), ("0.00", 0), ("0,0", 0), ("5", 500), ("5.00", 500), (" 5,5 ", 550), ("0.01", 1)],
+)
+def test_store_credit_is_an_amount_and_none_at_all_when_empty_or_nought(typed: str, cents: int) -> None:
+    form = _elsewhere(max_store_credit_per_award=typed, max_store_credit_per_day="1000000")
+    assert (form.max_credit_cents_per_award, form.max_credit_cents_per_day) == (cents, 100_000_000)
+    form = _elsewhere()
+    assert (form.max_credit_cents_per_award, form.max_credit_cents_per_day) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "typed", ["-5", "+5", "5.001", "1e3", "five", "$5", "5 EUR", "1,000.00", "1000000.01", "٥", "."]
+)
+def test_any_other_store_credit_is_refused_with_a_sentence_for_each_field(typed: str) -> None:
+    for name, label in (("max_store_credit_per_award", "per award"), ("max_store_credit_per_day", "per day")):
+        with pytest.raises(BadForm) as refused:
+            _elsewhere(**{"max_store_credit_per_day": "9", name: typed})
+        [fault] = refused.value.faults
+        assert fault == f"Store credit {label} must be an amount such as 5 or 5.00, up to 1,000,000, or empty for none."
+
+
+@pytest.mark.parametrize("per_day", ["", "4.99"])
+def test_a_day_allows_at_least_one_award_of_store_credit(per_day: str) -> None:
+    with pytest.raises(BadForm, match="at least as much as the store credit per award"):
+        _elsewhere(max_store_credit_per_award="5", max_store_credit_per_day=per_day)
+
+
+def test_the_ledger_has_a_shop_address_and_a_program_elsewhere_store_credit() -> None:
+    both = {**GOOD, "max_store_credit_per_award": "5", "max_store_credit_per_day": "50"}
+    form = read_connection_form(both)
+    assert (form.storefront_url, form.max_credit_cents_per_award) == ("https://shop.example.com/welcome", 0)
+    form = read_connection_form({**both, "storefront_url": "not an address"}, built_in=False)
+    assert (form.storefront_url, form.max_credit_cents_per_award) == ("", 500)
+
+
+def test_a_secret_is_trimmed_and_may_hold_anything_that_can_be_pasted() -> None:
+    assert read_webhook_secret(" whsec_ä b/+=\n") == "whsec_ä b/+="
+    assert read_webhook_secret("x" * 500) == "x" * 500
+
+
+@pytest.mark.parametrize("typed", ["", " \n", "a\x00b", "a\nb", "x" * 501])
+def test_what_cannot_be_a_secret_is_refused(typed: str) -> None:
+    with pytest.raises(BadForm, match="secret"):
+        read_webhook_secret(typed)
+
+
 @given(st.dictionaries(st.sampled_from(sorted(GOOD)), st.text(max_size=80)))
 def test_whatever_is_typed_is_read_or_refused_and_what_is_read_serves(typed: dict[str, str]) -> None:
     form, faults = _read({**GOOD, **typed})
@@ -109,6 +156,11 @@ def test_whatever_is_typed_is_read_or_refused_and_what_is_read_serves(typed: dic
     for reason in form.reasons:
         assert reason == one_line(reason), "what the button sends back is found on the list"
     assert "\x00" not in form.storefront_url
+
+
+def _elsewhere(**typed: str) -> ConnectionForm:
+    """The form of a connection whose program is not the ledger."""
+    return read_connection_form({**GOOD, **typed}, built_in=False)
 
 
 def _faults(form: dict[str, Any]) -> list[str]:

@@ -13,6 +13,7 @@ from playwright.sync_api import FloatRect, Locator, Page, expect
 from tests.databases import Clock
 from tests.house import House
 
+CHECK = (Path(__file__).parent / "accessibility.js").read_text(encoding="utf-8")
 IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
 
 
@@ -58,6 +59,34 @@ def connect(page: Page, house: House, account: str = "acme", *, user: str = "Ada
     expect(page.get_by_text("Everything is in place in Gorgias.")).to_be_visible()
 
 
+def connect_rivo(page: Page, house: House, *, user: str = "Ada") -> None:
+    """Connect acme as its admin and choose Rivo with the key of the sandbox's store northwind."""
+    sign_in(page, house, user=user)
+    page.get_by_role("button", name="Allow").click()
+    page.get_by_role("radio", name="Rivo").check()
+    page.get_by_label("REST API key of the Rivo store").fill(house.sandbox.rivo("northwind").key)
+    page.get_by_role("button", name="Use this program").click()
+    expect(page.get_by_text("Everything is in place in Gorgias.")).to_be_visible()
+
+
+def complaints(page: Page) -> list[str]:
+    """What the page does wrong for people who hear it, tab through it, enlarge it or see little contrast."""
+    page.wait_for_load_state()  # the style sheet may come after the text
+    found: list[str] = page.evaluate(CHECK)
+    return found
+
+
+def assert_usable(page: Page) -> None:
+    """No complaints in light and dark, on a desk and on the smallest phone."""
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        for width in (1280, 360):
+            page.set_viewport_size({"width": width, "height": 860})
+            assert complaints(page) == [], f"{page.title()}, {scheme}, {width} pixels wide"
+    page.set_viewport_size({"width": 1280, "height": 860})
+    page.emulate_media(color_scheme="light")
+
+
 def open_ticket(page: Page, house: House, customer: str, account: str = "acme") -> None:
     """Open the ticket of `customer` in the helpdesk, by way of its list."""
     page.goto(f"{house.sandbox.url}/{account}/app/tickets")
@@ -73,15 +102,24 @@ def field(page: Page, path: str) -> Locator:
 def add_earnings(page: Page, points: int | str, *, reason: str = "") -> None:
     """Press Add Earnings, fill in what it asks for, submit."""
     page.get_by_role("button", name="Add Earnings").click()
-    page.get_by_label("Points", exact=True).fill(str(points))
+    page.get_by_label("Points", exact=True).locator("visible=true").fill(str(points))
     if reason:
-        page.get_by_label("Reason").fill(reason)
-    page.get_by_role("button", name="Submit").click()
+        page.get_by_label("Reason").locator("visible=true").fill(reason)
+    page.get_by_role("button", name="Submit").locator("visible=true").click()
 
 
 def settings_page(page: Page, house: House, account: str = "acme") -> None:
     """The helpdesk's settings, where its integrations and widgets can be deleted."""
     page.goto(f"{house.sandbox.url}/{account}/app/settings/integrations")
+
+
+def reload_until(page: Page, seen: Locator) -> None:
+    """Where nothing comes by itself: reload the page until it is there, at most a hundred times."""
+    for _ in range(100):
+        if seen.count():
+            break
+        page.reload()
+    expect(seen).to_be_visible()
 
 
 def tab_to(page: Page, target: Locator) -> None:

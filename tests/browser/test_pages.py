@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from playwright.sync_api import Page, Request, Response, expect
 from sqlalchemy import text
 
-from tests.browser.steps import Visit, add_earnings, connect, field, open_ticket, settings_page, sign_in
+from tests.browser.steps import (
+    Visit,
+    add_earnings,
+    complaints,
+    connect,
+    field,
+    open_ticket,
+    settings_page,
+    sign_in,
+)
 from tests.house import House
 
-CHECK = (Path(__file__).parent / "accessibility.js").read_text(encoding="utf-8")
 HOUR_S = 3600
 
 
@@ -26,7 +33,7 @@ def test_every_page_can_be_used_by_everybody(house: House, visit: Visit) -> None
             page.emulate_media(color_scheme=scheme)
             for width in (1280, 360):
                 page.set_viewport_size({"width": width, "height": 800})
-                assert _complaints(page) == [], f"{title}, {scheme}, {width} pixels wide"
+                assert complaints(page) == [], f"{title}, {scheme}, {width} pixels wide"
         page.set_viewport_size({"width": 1280, "height": 800})
 
     page.goto(house.url)
@@ -117,14 +124,14 @@ def test_an_agent_may_look_and_not_change(house: House, visit: Visit) -> None:
     page.get_by_label("Customer's e-mail").fill("maya.okafor@example.com")
     page.get_by_role("button", name="Look up").click()
     expect(page.get_by_role("region", name="Try a lookup").get_by_role("status")).to_contain_text("1250")
-    assert _complaints(page) == []
+    assert complaints(page) == []
     settings_page(admin, house)
     admin.get_by_role("button", name=re.compile("^Delete widget")).first.click()
     page.goto(connection)
     expect(page.locator(".finding.bad")).to_contain_text("A helpdesk admin can repair it here.")
     page.goto(f"{house.url}/connections/new")
     expect(page.get_by_role("alert")).to_contain_text("Only a helpdesk admin can choose the program.")
-    assert _complaints(page) == []
+    assert complaints(page) == []
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_role("status")).to_have_text("You are signed out.")
 
@@ -135,7 +142,7 @@ def test_an_agent_may_look_and_not_change(house: House, visit: Visit) -> None:
     admin.goto(connection)
     admin.get_by_role("button", name="Replace keys").click()
     expect(admin.get_by_role("heading", level=1)).to_have_text("Only a helpdesk admin can change this")
-    assert _complaints(admin) == []
+    assert complaints(admin) == []
 
 
 def test_refusals_say_what_to_do_and_a_way_on_is_at_hand(house: House, visit: Visit) -> None:
@@ -219,13 +226,7 @@ def test_trouble_with_the_database_is_a_page_not_a_crash(house: House, visit: Vi
     page.reload()
     expect(page.get_by_role("heading", level=1)).to_have_text("Something went wrong here")
     expect(page.get_by_role("link", name="Tallydesk")).to_be_visible()
-    assert _complaints(page) == []
-
-
-def _complaints(page: Page) -> list[str]:
-    page.wait_for_load_state()  # the style sheet may come after the text
-    found: list[str] = page.evaluate(CHECK)
-    return found
+    assert complaints(page) == []
 
 
 def _every_focus_is_visible(page: Page) -> None:

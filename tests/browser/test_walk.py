@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import expect
 
 from tests.browser.steps import (
     Visit,
@@ -13,6 +13,7 @@ from tests.browser.steps import (
     field,
     keep_picture,
     open_ticket,
+    reload_until,
     settings_page,
     sign_in,
     tab_to,
@@ -233,7 +234,7 @@ def test_the_walk_without_javascript(house: House, visit: Visit) -> None:
     expect(field(page, "points_balance")).to_have_text("8800")
     add_earnings(page, 50, reason="Goodwill <b>&amp;</b>")
     expect(page.locator("#outcome")).to_contain_text("Added 50 points. New balance: 8,850 points.")
-    _reload_until(page, page.locator(".message.note").filter(has_text="Reason: Goodwill <b>&amp;</b>"))
+    reload_until(page, page.locator(".message.note").filter(has_text="Reason: Goodwill <b>&amp;</b>"))
     expect(field(page, "points_balance")).to_have_text("8850")
     page.get_by_label("Macro").select_option(label=MACRO)
     page.get_by_role("button", name="Insert").click()
@@ -343,12 +344,3 @@ def test_who_is_no_member_has_a_card_that_says_so_and_gets_no_points(house: Hous
     expect(page.locator("#outcome .bad")).to_contain_text("Nothing was added.")
     page.goto(f"{house.url}/connections/1/activity")
     expect(page.get_by_text("No awards yet.")).to_be_visible()
-
-
-def _reload_until(page: Page, seen: Locator) -> None:
-    """Without the script nothing comes by itself, and the note takes a moment."""
-    for _ in range(100):
-        if seen.count():
-            break
-        page.reload()
-    expect(seen).to_be_visible()

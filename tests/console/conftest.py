@@ -1,0 +1,24 @@
+"""A running house, on SQLite and on PostgreSQL, with nobody connected yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from storage.database import Database
+from tests.databases import Clock
+from tests.house import House, running_house
+
+
+@pytest.fixture
+def house(database: Database, clock: Clock) -> Iterator[House]:
+    with running_house(database.url, clock=clock) as house:
+        yield house
+
+
+@pytest.fixture
+def small_house(sqlite_database: Database, clock: Clock) -> Iterator[House]:
+    """For what does not depend on the kind of database."""
+    with running_house(sqlite_database.url, clock=clock) as house:
+        yield house
