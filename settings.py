@@ -110,7 +110,7 @@ class _Environment(Schema):
     SNAPSHOT_RETENTION_DAYS = fields.Integer(load_default=30)
     CARD_DEADLINE_S = fields.Float(
         load_default=2.5,
-        error_messages={"invalid": "must be a number of seconds, such as 2.5."},
+        error_messages=dict.fromkeys(("invalid", "special"), "must be a number of seconds, such as 2.5."),
         validate=validate.Range(0.5, 4.5, error="must lie between 0.5 and 4.5: Gorgias waits five seconds."),
     )
     UNKNOWN_AWARD_RESEND_AFTER_S = fields.Integer(load_default=45)

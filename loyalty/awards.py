@@ -80,7 +80,7 @@ class AwardRefused(Exception):
     """Nothing was added. `reason` is the word; the rest are the facts that a sentence about it needs.
 
     `points` were asked for or are already used up, `limit` is what is allowed (both in hundredths where the reason is
-    about store credit), `wait_s` is when to try again, `told` is what the program says.
+    about store credit), `wait_s` is when to try again, `told` is what the program says. `undo`: an undo was asked for.
     """
 
     def __init__(
@@ -93,6 +93,7 @@ class AwardRefused(Exception):
         allowed_reasons: tuple[str, ...] = (),
         agent_known: bool = True,
         told: str = "",
+        undo: bool = False,
     ) -> None:
         super().__init__(reason.value)
         self.reason = reason
@@ -102,6 +103,7 @@ class AwardRefused(Exception):
         self.allowed_reasons = allowed_reasons
         self.agent_known = agent_known
         self.told = told
+        self.undo = undo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,10 +150,10 @@ class AwardRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class AwardResult:
-    """What became of it: `points` or `credit_cents` (negative for an undo) and the last balance known.
+    """What became of it: `points` or `credit_cents` (negative for an undo) and the last balance known (None: none is).
 
-    `wait_s` is set on a repetition: after so many seconds the same request counts as a new award. `in_review`: it waits
-    for a person's word.
+    `balance_is_new` says that the balance was read after. `wait_s` is set on a repetition: after so many seconds the
+    same request counts as a new award. `in_review`: it waits for a person's word.
     """
 
     status: Status
@@ -159,6 +161,7 @@ class AwardResult:
     points_balance: int | None
     operation_id: str
     credit_cents: int = 0
+    balance_is_new: bool = True
     wait_s: int = 0
     in_review: bool = False
 
@@ -193,6 +196,9 @@ class Awards:
 
     def award(self, store: Store, *, request: AwardRequest, rules: Rules) -> AwardResult:
         """Add points once. Raises AwardRefused, or ProgramUnavailable, when nothing was added."""
+        if not self._programs[store.program].remote:
+            # The built-in ledger keeps points alone.
+            rules = replace(rules, max_credit_cents_per_award=0)
         member = self._find_member(store, request)
         trouble = self._trouble_of(store)
         member_hmac = self._hasher.email(member.email)
@@ -325,22 +331,24 @@ class Awards:
         """The result of what was booked: at once where the program is ours, after sending where it lives elsewhere."""
         request = asked.request
         operation_id = booked.operation_id
-        status = Status.APPLIED
+        status, is_new = Status.APPLIED, True
         if booked.sending is None:
             balance = booked.points_balance
         else:
-            status = Status.BEING_CONFIRMED
+            status, is_new = Status.BEING_CONFIRMED, False
             look, row = self._send(booked.sending)
             if row is not None and look is not None:
                 if row.state == AwardState.REJECTED:
-                    raise _refusal_of(look.error, told=row.told or "")
-                status = Status.APPLIED if row.state == AwardState.APPLIED else Status.BEING_CONFIRMED
-                balance = balance if look.points_balance is None else look.points_balance
+                    raise _refusal_of(look.error, told=row.told or "", undo=row.reverses is not None)
+                if row.state == AwardState.APPLIED:
+                    status, is_new = Status.APPLIED, look.points_balance is not None
+                    balance = look.points_balance if is_new else balance
         return AwardResult(
             status=status,
             points=request.points,
             credit_cents=request.credit_cents,
             points_balance=balance,
+            balance_is_new=is_new,
             operation_id=operation_id,
         )
 
@@ -533,13 +541,13 @@ def is_operation_id(text: str) -> bool:
     return re.fullmatch(r"td_[a-z2-7]{24}", text) is not None
 
 
-def _refusal_of(error: Exception | None, *, told: str) -> Exception:
+def _refusal_of(error: Exception | None, *, told: str, undo: bool) -> Exception:
     """What an agent hears about an award that the program did not take."""
     if isinstance(error, ProgramUnavailable):
         return error
     if isinstance(error, UnknownMember):
-        return AwardRefused(Refusal.MEMBER_NOT_FOUND)
-    return AwardRefused(Refusal.PROGRAM_REFUSED, told=told)
+        return AwardRefused(Refusal.MEMBER_NOT_FOUND, undo=undo)
+    return AwardRefused(Refusal.PROGRAM_REFUSED, told=told, undo=undo)
 
 
 def _check_request(request: AwardRequest, rules: Rules) -> None:

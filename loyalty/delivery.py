@@ -40,9 +40,9 @@ LOOK_WITHIN_S = 6.0
 MOST_PAUSES, PAUSE_MARGIN_S = 2, 2.0
 # Longer than a look or an attempt of the worker takes, with all its pages.
 LOOK_LEASE = timedelta(seconds=90)
-# Looks that find an award absent before it is sent again. They are spread over the time in which the program may still
-# commit, so that a clock that jumps once cannot make that time pass at a stroke.
-ABSENT_LOOKS = 3
+# Looks that find an award absent before it is sent again. All but one of the pauses between them fill the time in which
+# the program may still commit, so that a clock that jumps once, and makes one pause vanish, does not cut it short.
+ABSENT_LOOKS = 6
 TRY_AGAIN = timedelta(seconds=10)
 TRY_AGAIN_LATER = timedelta(seconds=60)
 YOUNG = timedelta(minutes=5)
@@ -145,7 +145,13 @@ class Delivery:
         row = self._journal.read(operation_id)
         if row is None or (row.store_id, row.points, row.credit_cents) != (store.id, points, credit_cents):
             return False
-        return self._journal.applied(operation_id, balance=None, by=SettledBy.WEBHOOK)
+        if not self._journal.applied(operation_id, balance=None, by=SettledBy.WEBHOOK):
+            if row.state == AwardState.REJECTED:
+                # Decided otherwise, by the program's answer or by a person: theirs to put right.
+                log.error("award", outcome="rejected_but_there", operation_id=operation_id)
+            return False
+        self._members.outdate(store, member_hmac=row.member_hmac)
+        return True
 
     def _may_resend(self, row: Any, *, now: datetime) -> bool:
         """Whether the program can no longer be working on the last attempt."""
@@ -167,7 +173,7 @@ class Delivery:
             event = self._programs[store.program].find_points(
                 store, event=self._journal.event_of(row), within_s=within_s
             )
-        except (ProgramUnavailable, ProgramRefused) as error:
+        except ProgramUnavailable as error:
             if last and self._now() - row.created_at > GIVE_UP_AFTER:
                 self._journal.needs_review(operation_id, owner=owner)
                 return Look(outcome=Confirmation.NEEDS_REVIEW)
@@ -179,7 +185,7 @@ class Delivery:
         if last:
             self._journal.needs_review(operation_id, owner=owner)
             return Look(outcome=Confirmation.NEEDS_REVIEW)
-        again_at = self._now() + self._resend_after / (ABSENT_LOOKS + 1)
+        again_at = self._now() + self._resend_after / (ABSENT_LOOKS - 1)
         self._journal.look_later(operation_id, owner=owner, look_at=again_at, found_absent=True)
         return Look(outcome=Confirmation.ABSENT, again_at=again_at)
 
@@ -262,7 +268,7 @@ class Delivery:
         self._members.outdate(sending.store, member_hmac=sending.member_hmac)
         return Look(outcome=Confirmation.REJECTED, error=error)
 
-    def _later(self, created_at: datetime, error: ProgramUnavailable | ProgramRefused) -> datetime:
+    def _later(self, created_at: datetime, error: ProgramUnavailable) -> datetime:
         now = self._now()
         pause = TRY_AGAIN if now - created_at < YOUNG else TRY_AGAIN_LATER
         asked = timedelta(seconds=error.retry_after_s or 0)

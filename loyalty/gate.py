@@ -124,12 +124,14 @@ class Gate:
             log.error("gate", outcome="breaker_opened", gate=name)
 
     def pause(self, name: str, *, seconds: float) -> None:
-        """The program asked to be left alone for so long."""
-        until = self._now() + timedelta(seconds=seconds)
+        """The program asked to be left alone for so long; a longer pause that it asked for before still stands."""
+        now = self._now()
+        until = now + timedelta(seconds=seconds)
         with self._database.write() as tx:
             self._database.lock(tx, f"gate {name}")
-            self._row(tx, name)
-            tx.execute(update(gates).where(gates.c.name == name).values(paused_until=until))
+            paused_until = self._row(tx, name).paused_until
+            if paused_until is None or not until < paused_until <= now + MOST_AHEAD:
+                tx.execute(update(gates).where(gates.c.name == name).values(paused_until=until))
 
     def _row(self, tx: Connection, name: str) -> Any:
         find = select(gates).where(gates.c.name == name)

@@ -191,7 +191,7 @@ class LoyaltyProgram(Protocol):
     def find_points(self, store: Store, *, event: NewPointsEvent, within_s: float | None = None) -> PointsEvent | None:
         """Look for the points event of an operation id, back to `asked_at`; None when the program certainly has none.
 
-        Raises ProgramUnavailable, ProgramRefused when that cannot be told.
+        Raises ProgramUnavailable when that cannot be told.
         """
 
     def check_ready(self, store: Store) -> None:

@@ -55,8 +55,9 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 MAX_CURSOR_PAGES = 4_000  # a million customers
-# How far clocks may differ, ours and Rivo's, when an event is looked for by time.
-CLOCKS_DIFFER = timedelta(minutes=15)
+# How far clocks may differ, ours and Rivo's, when an event is looked for by time: a clock that is wrong by hours must
+# not hide one, and what a member got in a day more is a page at most.
+CLOCKS_DIFFER = timedelta(days=1)
 
 FIND_WITHIN_S = 30.0
 

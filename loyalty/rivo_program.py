@@ -120,8 +120,9 @@ class Rivo:
                     since=event.asked_at or EPOCH,
                     call=_call(within_s),
                 )
-        except OutcomeUnknown as error:
-            # A look changes nothing: all that is unknown is whether the event is there.
+        except (OutcomeUnknown, ProgramRefused) as error:
+            # A look changes nothing, and a refusal is about the list, not the award: it cannot be told whether it is
+            # there, and that is all.
             raise ProgramUnavailable(error.reason, str(error)) from error
         return None if found is None else self._after(store, event, within_s=_left(within_s, began))
 

@@ -24,6 +24,8 @@ from storage.sealing import Sealer
 from storage.tables import EPOCH, MICROSECOND, awards, snapshots
 
 SHOWN_ACTIVITY = 5
+# What lies further ahead than clocks of hosts differ was written before the clock was set back.
+MOST_AHEAD = timedelta(minutes=1)
 
 
 class Known(StrEnum):
@@ -69,7 +71,7 @@ class Snapshots:
         return Snapshot(
             known=Known(row.state),
             as_of=row.as_of,
-            outdated=row.outdated_at is not None and row.outdated_at >= row.as_of,
+            outdated=row.outdated_at is not None and row.as_of <= row.outdated_at <= self._now() + MOST_AHEAD,
             member=member,
         )
 
@@ -212,14 +214,19 @@ class Snapshots:
 
     def _put(self, tx: Connection, store: Store, member_hmac: str, **values: Any) -> None:
         insert = sqlite_insert if self._database.sqlite else postgresql_insert
-        values["touched_at"] = self._now()
+        now = self._now()
+        values["touched_at"] = now
         tx.execute(
             insert(snapshots)
             .values(store_id=store.id, email_hmac=member_hmac, **values)
             .on_conflict_do_update(
                 index_elements=[snapshots.c.store_id, snapshots.c.email_hmac],
                 set_=values,
-                where=or_(snapshots.c.as_of.is_(None), snapshots.c.as_of <= values["as_of"]),
+                where=or_(
+                    snapshots.c.as_of.is_(None),
+                    snapshots.c.as_of <= values["as_of"],
+                    snapshots.c.as_of > now + MOST_AHEAD,
+                ),
             )
         )
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from dotenv import dotenv_values
 
 import settings
 from settings import Settings, SettingsError, is_loopback, load
@@ -53,6 +56,9 @@ def test_a_laptop_needs_no_setting(tmp_path: Path) -> None:
     assert found.gorgias_base("acme") == "https://acme.gorgias.com"
     assert (found.max_points_per_award, found.max_points_per_agent_per_day) == (1_000, 10_000)
     assert (found.max_points_per_connection_per_day, found.double_click_window_s) == (50_000, 60)
+    assert found.rivo_url == "https://developer-api.rivo.io/merchant_api/v1"
+    assert (found.snapshot_fresh_s, found.snapshot_not_found_s, found.snapshot_retention_days) == (60, 30, 30)
+    assert (found.card_deadline_s, found.unknown_award_resend_after_s) == (2.5, 45)
 
 
 def test_production_settings_are_taken_as_given(tmp_path: Path) -> None:
@@ -63,9 +69,18 @@ def test_production_settings_are_taken_as_given(tmp_path: Path) -> None:
             "ENCRYPTION_KEYS": f" {KEY} , {SECOND_KEY},",
             "PORT": " 9000 ",
             "GORGIAS_URL": "https://sandbox.example.com/{account}/",
+            "RIVO_URL": "https://sandbox.example.com/rivo/merchant_api/v1/",
+            "SNAPSHOT_FRESH_S": "120",
+            "SNAPSHOT_NOT_FOUND_S": "15",
+            "SNAPSHOT_RETENTION_DAYS": "7",
+            "CARD_DEADLINE_S": "1.5",
+            "UNKNOWN_AWARD_RESEND_AFTER_S": "90",
         },
         var=tmp_path,
     )
+    assert found.rivo_url == "https://sandbox.example.com/rivo/merchant_api/v1"
+    assert (found.snapshot_fresh_s, found.snapshot_not_found_s, found.snapshot_retention_days) == (120, 15, 7)
+    assert (found.card_deadline_s, found.unknown_award_resend_after_s) == (1.5, 90)
     assert not found.development
     assert found.public_url == "https://loyalty.example.com"
     assert found.encryption_keys[0] == KEY
@@ -104,6 +119,83 @@ def test_every_fault_is_told_at_once(tmp_path: Path) -> None:
     ):
         assert sum(fault.startswith(beginning) for fault in faults) == 1, (beginning, faults)
     assert len(faults) == 11
+
+
+@pytest.mark.parametrize(
+    ("name", "lowest", "highest"),
+    [
+        ("SNAPSHOT_FRESH_S", "1", "86,400"),
+        ("SNAPSHOT_NOT_FOUND_S", "1", "3,600"),
+        ("SNAPSHOT_RETENTION_DAYS", "1", "3,650"),
+        ("UNKNOWN_AWARD_RESEND_AFTER_S", "1", "3,600"),
+    ],
+)
+def test_a_number_of_seconds_or_days_has_its_limits(tmp_path: Path, name: str, lowest: str, highest: str) -> None:
+    least, most = int(lowest), int(highest.replace(",", ""))
+    for good in (least, most):
+        assert getattr(load({name: str(good)}, var=tmp_path), name.lower()) == good
+    for bad in (least - 1, most + 1, -5):
+        [fault] = _faults({name: str(bad)}, var=tmp_path)
+        assert fault == f"{name} must lie between {lowest} and {highest}."
+    for nonsense in ("soon", "1.5", "1e3"):
+        [fault] = _faults({name: nonsense}, var=tmp_path)
+        assert fault == f"{name} must be a whole number."
+
+
+@pytest.mark.parametrize("seconds", ["0.5", "4.5", "3", " 2.50 "])
+def test_a_card_may_wait_for_as_long_as_gorgias_does(tmp_path: Path, seconds: str) -> None:
+    assert load({"CARD_DEADLINE_S": seconds}, var=tmp_path).card_deadline_s == float(seconds)
+
+
+@pytest.mark.parametrize("seconds", ["0.4", "4.6", "0", "-1", "60", "inf"])
+def test_a_card_may_not_wait_longer_nor_give_up_at_once(tmp_path: Path, seconds: str) -> None:
+    [fault] = _faults({"CARD_DEADLINE_S": seconds}, var=tmp_path)
+    assert fault.startswith("CARD_DEADLINE_S ")
+    assert "between 0.5 and 4.5" in fault or "number" in fault
+
+
+@pytest.mark.parametrize("seconds", ["soon", "2,5", "nan"])
+def test_a_deadline_that_is_no_number_is_told(tmp_path: Path, seconds: str) -> None:
+    [fault] = _faults({"CARD_DEADLINE_S": seconds}, var=tmp_path)
+    assert fault.startswith("CARD_DEADLINE_S must be a number of seconds, such as 2.5.")
+
+
+@pytest.mark.parametrize(
+    ("url", "beginning"),
+    [
+        ("http://rivo.example.com/merchant_api/v1", "RIVO_URL must begin with https://"),
+        ("rivo.example.com", "RIVO_URL must be a full address"),
+        ("https://key@rivo.example.com/v1", "RIVO_URL must be a plain address"),
+        ("https://rivo.example.com/v1?key=x", "RIVO_URL must be a plain address"),
+    ],
+)
+def test_an_address_of_rivo_that_is_none_is_told(tmp_path: Path, url: str, beginning: str) -> None:
+    [fault] = _faults({**PRODUCTION, "RIVO_URL": url}, var=tmp_path)
+    assert fault.startswith(beginning)
+
+
+def test_on_a_laptop_rivo_may_be_the_sandbox(tmp_path: Path) -> None:
+    url = "http://localhost:8001/rivo/merchant_api/v1"
+    assert load({"RIVO_URL": url}, var=tmp_path).rivo_url == url
+
+
+def test_every_setting_is_explained() -> None:
+    text = (ROOT / ".env.example").read_text()
+    names = {field.name.upper() for field in fields(Settings)}
+    assert [name for name in sorted(names) if re.search(rf"^{name}=", text, re.M) is None] == []
+
+
+def test_the_table_in_the_docs_has_the_defaults(tmp_path: Path) -> None:
+    table = dict(re.findall(r"^\| `([A-Z_]+)` \| `([^`]+)` \|", (ROOT / "docs" / "running.md").read_text(), re.M))
+    assert len(table) == 6
+    found = load({}, var=tmp_path)
+    assert {name: str(getattr(found, name.lower())) for name in table} == table
+
+
+def test_the_example_has_every_default(tmp_path: Path) -> None:
+    """Copied as it is, `.env.example` changes nothing."""
+    example = {name: value or "" for name, value in dotenv_values(ROOT / ".env.example").items()}
+    assert vars(load(example, var=tmp_path)) == vars(load({}, var=tmp_path))
 
 
 @pytest.mark.parametrize("name", sorted(PRODUCTION.keys() - {"PUBLIC_URL"}))

@@ -196,7 +196,7 @@ def note_text(
     elif state is AwardState.NEEDS_REVIEW:
         lines = [
             f"Loyalty: whether {what} asked for by {who} {'were taken back' if taken else 'were added'} could not be "
-            "confirmed. An admin can look it up and decide under Activity in Tallydesk. Until then, do not add it again."
+            "confirmed. An admin can look it up and decide under Activity in Tallydesk. Until then, do not repeat it."
         ]
     else:
         now = "" if balance is None else f" {'Points' if credit_cents else 'New'} balance: {counted_points(balance)}."

@@ -35,11 +35,11 @@ def result_sentence(result: AwardResult) -> str:
     taken = result.points < 0 or result.credit_cents < 0
     balance = "" if result.points_balance is None else f"{points(result.points_balance)}."
     if result.status is Status.BEING_CONFIRMED:
-        kind = "undo" if taken else "award"
+        kind, again = ("undo", "repeat it") if taken else ("award", "add it again")
         last = f" Last known balance: {balance}" if balance else ""
         if result.in_review:
-            return f"The {kind} of {what} waits for an admin, who looks it up; do not add it again.{last}"
-        return f"The {kind} of {what} is being confirmed; do not {'repeat it' if taken else 'add it again'}.{last}"
+            return f"The {kind} of {what} waits for an admin, who looks it up; do not {again}.{last}"
+        return f"The {kind} of {what} is being confirmed; do not {again}.{last}"
     if result.status is Status.ALREADY_APPLIED:
         return (
             f"Already added a moment ago: {what}, the balance is {balance.rstrip('.')}. "
@@ -47,8 +47,8 @@ def result_sentence(result: AwardResult) -> str:
             f"{counted(result.wait_s, 'second')}."
         )
     did = f"Took back {what}" if taken else f"Added {what}"
-    if not balance:
-        return f"{did}."
+    if not result.balance_is_new:
+        return f"{did}. The new balance could not be read yet; the card has it in a minute."
     return f"{did}. {'Points balance' if result.credit_cents else 'New balance'}: {balance}"
 
 
@@ -64,7 +64,7 @@ def program_trouble_sentence(error: ProgramUnavailable) -> str:
 
 def refusal_sentence(error: AwardRefused) -> str:
     """Why an award or an undo was not accepted."""
-    outcome = "changed" if error.reason in _OF_UNDO else "added"
+    outcome = "changed" if error.undo or error.reason in _OF_UNDO else "added"
     sentence = _REFUSALS[error.reason].format(
         points=points(error.points),
         limit=points(error.limit),

@@ -273,8 +273,8 @@ def _sent() -> dict[str, Any]:
         raise BadRequest(
             RequestFault.REQUEST_TOO_LARGE, "The button sent more than we can read. Nothing was added."
         ) from error
-    except OSError as error:
-        # What gunicorn raises for a body that is cut or badly chunked.
+    except Exception as error:
+        # Whatever a server raises for a body that is cut or badly chunked; gunicorn has exceptions of its own for it.
         raise BadRequest(RequestFault.REQUEST_UNREADABLE, _UNREADABLE) from error
     if request.is_json or (not request.form and body.lstrip().startswith(b"{")):
         try:

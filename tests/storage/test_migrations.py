@@ -7,17 +7,19 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from loyalty.ledger import Kind, book, open_store
 from storage.database import Database
 from storage.tables import members, metadata
-from tests.databases import Clock
+from tests.databases import Clock, migrate
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,6 +72,136 @@ def test_postgres_refuses_to_truncate_the_ledger(postgres_database: Database, cl
     _book_once(postgres_database, now=clock())
     with pytest.raises(DBAPIError, match="append-only"), postgres_database.write() as tx:
         tx.execute(text(f"TRUNCATE {table} CASCADE"))
+
+
+def test_the_migration_to_programs_elsewhere_keeps_every_award_with_its_undo(empty_database: Database) -> None:
+    database = empty_database
+    command.upgrade(database.alembic_config(), "0002")
+    _awards_of_0002(database, undone=True)
+    before = _rows(database, "awards")
+    migrate(database)
+    database.require_current()
+    after = _rows(database, "awards")
+    assert [{name: row[name] for name in before[0]} for row in after] == before
+    new = {name: value for name, value in after[0].items() if name not in before[0]}
+    assert new == {
+        "credit_cents": 0,
+        "settled_by": None,
+        "told": None,
+        "marked_by_sealed": None,
+        "sends": 0,
+        "lease_owner": None,
+        "lease_until": None,
+        "attempt_ended_at": None,
+        "looks": 0,
+    }
+    (store,) = _rows(database, "stores")
+    assert (store["identity"], store["key_sealed"], store["key_version"], store["key_state"]) == (
+        "ledger:acme",
+        None,
+        0,
+        "ok",
+    )
+    (connection,) = _rows(database, "connections")
+    assert (connection["max_credit_cents_per_award"], connection["max_credit_cents_per_day"]) == (0, 0)
+    assert connection["max_points_per_award"] == 1000
+    with database.read() as tx:
+        context = MigrationContext.configure(tx, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_after_the_migration_the_database_itself_refuses_a_second_undo(empty_database: Database) -> None:
+    """Also of an award that was undone before the migration."""
+    database = empty_database
+    command.upgrade(database.alembic_config(), "0002")
+    _awards_of_0002(database, undone=True)
+    migrate(database)
+    for state in ("applied", "pending", "sending", "unknown", "needs_review"):
+        with pytest.raises(IntegrityError), database.write() as tx:
+            _add_award(tx, f"second-{state}", reverses="op-award", state=state)
+    assert len(_rows(database, "awards")) == 2
+    with database.write() as tx:
+        _add_award(tx, "op-other", reverses=None)
+        _add_award(tx, "op-yet-another", reverses=None)
+
+
+def test_a_rejected_undo_allows_another_one(database: Database) -> None:
+    _awards_of_0002(database, undone=False)
+    with database.write() as tx:
+        for number in range(2):
+            _add_award(tx, f"op-rejected-{number}", reverses="op-award", state="rejected")
+        _add_award(tx, "op-undo", reverses="op-award", state="unknown")
+    with pytest.raises(IntegrityError), database.write() as tx:
+        _add_award(tx, "op-second", reverses="op-award", state="pending")
+    with database.write() as tx:
+        tx.execute(text("UPDATE awards SET state = 'rejected' WHERE operation_id = 'op-undo'"))
+        _add_award(tx, "op-second", reverses="op-award", state="pending")
+    with pytest.raises(IntegrityError), database.write() as tx:
+        tx.execute(text("UPDATE awards SET state = 'applied' WHERE operation_id = 'op-undo'"))
+
+
+def test_the_migration_keeps_what_the_awards_table_promised_before(empty_database: Database) -> None:
+    """The table is made anew on SQLite: keys, uniqueness and not-null must come along."""
+    database = empty_database
+    command.upgrade(database.alembic_config(), "0002")
+    _awards_of_0002(database, undone=False)
+    migrate(database)
+    with pytest.raises(IntegrityError), database.write() as tx:
+        _add_award(tx, "op-award", reverses=None)
+    with pytest.raises(IntegrityError), database.write() as tx:
+        _add_award(tx, "op-2", reverses=None, nonce="nonce-1")
+    with pytest.raises(IntegrityError), database.write() as tx:
+        _add_award(tx, "op-3", reverses="op-of-nobody")
+    with pytest.raises(IntegrityError), database.write() as tx:
+        _add_award(tx, "op-4", reverses=None, state=None)
+
+
+def test_the_ledger_is_still_append_only_after_the_migration(empty_database: Database, clock: Clock) -> None:
+    database = empty_database
+    command.upgrade(database.alembic_config(), "0002")
+    _awards_of_0002(database, undone=False)
+    migrate(database)
+    _book_once(database, now=clock())
+    with pytest.raises(DBAPIError, match="append-only"), database.write() as tx:
+        tx.execute(text("DELETE FROM ledger_entries"))
+
+
+def _awards_of_0002(database: Database, *, undone: bool) -> None:
+    """An account with a ledger, one award and perhaps its undo, by the columns that the schema had before 0003."""
+    with database.write() as tx:
+        for statement in (
+            "INSERT INTO accounts (id, name, state, token_version, connected_at, updated_at)"
+            " VALUES (1, 'acme', 'connected', 0, 5, 5)",
+            "INSERT INTO stores (id, program, identity, created_at) VALUES (1, 'ledger', 'ledger:acme', 5)",
+            "INSERT INTO connections (id, account_id, store_id, state, max_points_per_award,"
+            " max_points_per_agent_per_day, max_points_per_day, reasons, presets, allow_guests, show_date_of_birth,"
+            " created_at) VALUES (1, 1, 1, 'active', 1000, 10000, 50000, '[]', '[]', false, false, 5)",
+        ):
+            tx.execute(text(statement))
+        _add_award(tx, "op-award", reverses=None, nonce="nonce-1")
+        if undone:
+            _add_award(tx, "op-undo", reverses="op-award")
+
+
+def _add_award(
+    tx: Connection, operation_id: str, *, reverses: str | None, state: str | None = "applied", nonce: str | None = None
+) -> None:
+    tx.execute(
+        text(
+            "INSERT INTO awards (operation_id, store_id, connection_id, state, member_hmac, member_email_sealed,"
+            " points, reason, channel, ticket_id, agent_hmac, agent_proof, award_key_nonce, fingerprint, reverses,"
+            " balance_after, created_at, settled_at, note_state, note_attempts)"
+            " VALUES (:operation_id, 1, 1, :state, 'hmac', 'sealed', 50, 'Goodwill', 'button', '7', '', 'claimed',"
+            " :nonce, 'print', :reverses, 150, 1000000, 2000000, 'none', 0)"
+        ),
+        {"operation_id": operation_id, "state": state, "nonce": nonce, "reverses": reverses},
+    )
+
+
+def _rows(database: Database, table: str) -> list[dict[str, Any]]:
+    key = "operation_id" if table == "awards" else "id"
+    with database.read() as tx:
+        return [dict(row) for row in tx.execute(text(f"SELECT * FROM {table} ORDER BY {key}")).mappings()]
 
 
 def _book_once(database: Database, *, now: datetime) -> None:

@@ -126,9 +126,74 @@ def test_a_job_that_is_put_back_waits_and_remembers_its_attempts(database: Datab
     assert again.attempts == 2
 
 
-def _defer(database: Database, name: str, ref: str, *, run_at: datetime) -> None:
+def test_what_waits_can_be_brought_forward_and_is_never_put_off(database: Database, clock: Clock) -> None:
+    _defer(database, "note", "op-1", run_at=clock() + timedelta(seconds=90))
+    _defer(database, "note", "op-1", run_at=clock() + timedelta(seconds=10), sooner=True)
+    _defer(database, "note", "op-1", run_at=clock() + timedelta(seconds=30), sooner=True)
+    assert _count(database) == 1
+    clock.advance(9)
+    assert _claim(database, "me", clock) is None
+    clock.advance(1)
+    job = _claim(database, "me", clock)
+    assert job is not None
+    assert job.attempts == 1
+
+
+def test_what_does_not_wait_yet_is_asked_for_as_usual(database: Database, clock: Clock) -> None:
+    _defer(database, "note", "op-1", run_at=clock() + timedelta(seconds=5), sooner=True)
+    assert _claim(database, "me", clock) is None
+    clock.advance(5)
+    assert _claim(database, "me", clock) is not None
+
+
+def test_only_the_job_that_is_meant_is_brought_forward(database: Database, clock: Clock) -> None:
+    later = clock() + timedelta(seconds=90)
+    for name, ref in (("note", "op-1"), ("note", "op-2"), ("award", "op-1")):
+        _defer(database, name, ref, run_at=later)
+    _defer(database, "note", "op-1", run_at=clock(), sooner=True)
+    claimed = [_claim(database, "me", clock) for _ in range(2)]
+    assert [job and (job.name, job.ref) for job in claimed] == [("note", "op-1"), None]
+
+
+def test_a_running_job_is_not_brought_forward_and_its_own_word_counts(database: Database, clock: Clock) -> None:
+    """Else it would be run by two at once, or again before the time that its runner asks for."""
+    _defer(database, "note", "op-1", run_at=clock())
+    job = _claim(database, "me", clock)
+    assert job is not None
+    _defer(database, "note", "op-1", run_at=clock() - timedelta(seconds=30), sooner=True)
+    assert _claim(database, "rival", clock) is None
     with database.write() as tx:
-        defer(tx, name, ref, run_at=run_at)
+        put_back(tx, job, owner="me", run_at=clock() + timedelta(seconds=20))
+    clock.advance(19)
+    assert _claim(database, "rival", clock) is None
+    clock.advance(1)
+    assert _claim(database, "rival", clock) is not None
+
+
+def test_a_job_that_was_put_back_waits_again_and_can_be_brought_forward(database: Database, clock: Clock) -> None:
+    _defer(database, "note", "op-1", run_at=clock())
+    job = _claim(database, "me", clock)
+    assert job is not None
+    with database.write() as tx:
+        put_back(tx, job, owner="me", run_at=clock() + timedelta(hours=1))
+    _defer(database, "note", "op-1", run_at=clock() + timedelta(seconds=2), sooner=True)
+    clock.advance(2)
+    again = _claim(database, "other", clock)
+    assert again is not None
+    assert again.attempts == 2
+
+
+def test_bringing_forward_lives_and_dies_with_the_state_it_serves(database: Database, clock: Clock) -> None:
+    _defer(database, "note", "op-1", run_at=clock() + timedelta(hours=1))
+    with database.engine.connect() as tx:
+        defer(tx, "note", "op-1", run_at=clock(), sooner=True)
+        tx.rollback()
+    assert _claim(database, "me", clock) is None
+
+
+def _defer(database: Database, name: str, ref: str, *, run_at: datetime, sooner: bool = False) -> None:
+    with database.write() as tx:
+        defer(tx, name, ref, run_at=run_at, sooner=sooner)
 
 
 def _claim(database: Database, owner: str, clock: Clock) -> Job | None:

@@ -14,13 +14,13 @@ NOT_REJECTED = sa.text("state <> 'rejected'")
 
 
 def upgrade() -> None:
-    with op.batch_alter_table("stores") as table:
-        table.add_column(sa.Column("key_sealed", sa.Text()))
-        table.add_column(sa.Column("key_version", sa.Integer(), nullable=False, server_default=sa.text("0")))
-        table.add_column(sa.Column("key_state", sa.String(20), nullable=False, server_default=sa.text("'ok'")))
-        table.add_column(sa.Column("key_state_since", TIME))
-        table.add_column(sa.Column("webhook_secret_sealed", sa.Text()))
-        table.add_column(sa.Column("old_webhook_secret_sealed", sa.Text()))
+    # Not in a batch: SQLite would make these tables anew, which others refer to.
+    op.add_column("stores", sa.Column("key_sealed", sa.Text()))
+    op.add_column("stores", sa.Column("key_version", sa.Integer(), nullable=False, server_default=sa.text("0")))
+    op.add_column("stores", sa.Column("key_state", sa.String(20), nullable=False, server_default=sa.text("'ok'")))
+    op.add_column("stores", sa.Column("key_state_since", TIME))
+    op.add_column("stores", sa.Column("webhook_secret_sealed", sa.Text()))
+    op.add_column("stores", sa.Column("old_webhook_secret_sealed", sa.Text()))
     op.create_table(
         "gates",
         sa.Column("name", sa.String(80), nullable=False),
@@ -61,9 +61,11 @@ def upgrade() -> None:
         sa.UniqueConstraint("store_id", "delivery_hash", name=op.f("uq_webhook_deliveries_store_id_delivery_hash")),
     )
     op.create_index(op.f("ix_webhook_deliveries_received_at"), "webhook_deliveries", ["received_at"])
-    with op.batch_alter_table("connections") as table:
-        for name in ("max_credit_cents_per_award", "max_credit_cents_per_day"):
-            table.add_column(sa.Column(name, sa.BigInteger(), nullable=False, server_default=sa.text("0")))
+    for name in ("max_credit_cents_per_award", "max_credit_cents_per_day"):
+        op.add_column("connections", sa.Column(name, sa.BigInteger(), nullable=False, server_default=sa.text("0")))
+    # SQLite makes awards anew to drop a constraint, and would find undoes without their award on the way.
+    op.execute("CREATE TEMPORARY TABLE undoes AS SELECT operation_id, reverses FROM awards WHERE reverses IS NOT NULL")
+    op.execute("UPDATE awards SET reverses = NULL WHERE reverses IS NOT NULL")
     with op.batch_alter_table("awards") as table:
         table.add_column(sa.Column("credit_cents", sa.BigInteger(), nullable=False, server_default=sa.text("0")))
         table.add_column(sa.Column("settled_by", sa.String(20)))
@@ -75,6 +77,11 @@ def upgrade() -> None:
         table.add_column(sa.Column("attempt_ended_at", TIME))
         table.add_column(sa.Column("looks", sa.Integer(), nullable=False, server_default=sa.text("0")))
         table.drop_constraint(op.f("uq_awards_reverses"), type_="unique")
+    op.execute(
+        "UPDATE awards SET reverses = (SELECT reverses FROM undoes WHERE undoes.operation_id = awards.operation_id)"
+        " WHERE operation_id IN (SELECT operation_id FROM undoes)"
+    )
+    op.execute("DROP TABLE undoes")
     op.create_index("ix_awards_state_created_at", "awards", ["state", "created_at"])
     op.create_index("ix_awards_store_id_member_hmac_created_at", "awards", ["store_id", "member_hmac", "created_at"])
     op.create_index(
