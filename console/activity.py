@@ -131,9 +131,9 @@ def _look_sentence(look: Look, *, program: ProgramKind) -> str:
             f"{name} shows nothing of this award. Should you find it among the customer's events there, press Mark "
             "applied; if not, press Mark not applied. Nothing was changed."
         )
-    if isinstance(look.error, ProgramUnavailable):
-        return _trouble(look.error, program=program)
     if look.outcome is Confirmation.PROGRAM_UNAVAILABLE:
+        if isinstance(look.error, ProgramUnavailable) and look.error.reason is not ProgramReason.REFUSED:
+            return _trouble(look.error, program=program)
         return f"{name} did not want to tell. Look for the award there yourself, then mark it. Nothing was changed."
     return "Somebody else is looking at this award just now. Reload the page in a minute."
 

@@ -348,7 +348,7 @@ class Journal:
             tx.execute(
                 update(awards)
                 .where(awards.c.operation_id == operation_id)
-                .values(note_state=NoteState.DUE, note_attempts=0)
+                .values(note_state=NoteState.DUE, note_reason=None, note_attempts=0)
             )
             defer(tx, AWARD_SETTLED, operation_id, run_at=self._now())
 

@@ -7,6 +7,7 @@ not give the other what it was never given. The gate is shared, since the progra
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -17,7 +18,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from loyalty.program import ProgramKind, ProgramReason, ProgramUnavailable, Store
 from storage.database import Database
-from storage.sealing import Hasher, Sealer
+from storage.sealing import CannotOpen, Hasher, Sealer
 from storage.tables import stores
 
 
@@ -131,7 +132,11 @@ class Stores:
                     stores.c.key_state, stores.c.key_state_since, stores.c.key_sealed, stores.c.webhook_secret_sealed
                 ).where(stores.c.id == store.id)
             ).one()
-        key = "" if row.key_sealed is None else self._sealer.open(row.key_sealed)
+        key = ""
+        if row.key_sealed is not None:
+            # Sealed with a key of ours that is lost: the page that lists it must not fail with it.
+            with suppress(CannotOpen):
+                key = self._sealer.open(row.key_sealed)
         return KeyStanding(
             state=KeyState(row.key_state),
             since=row.key_state_since,

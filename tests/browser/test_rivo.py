@@ -189,12 +189,14 @@ def test_what_nobody_can_tell_is_decided_by_an_admin(house: House, visit: Visit)
     rivo = house.sandbox.rivo("northwind")
     points = _points(rivo)
     connection = page.url
+    opened = house.services.connections.by_id(1)
+    assert opened is not None
     faults = []
+    # Quickly, and not by way of the helpdesk: after a while Tallydesk would send them again.
     for amount in (50, 60, 70):
         faults.append(house.sandbox.faults.add(POINTS_EVENTS, method="POST", account="rivo", kind="commit_late"))
-        open_ticket(page, house, "Maya Okafor")
-        add_earnings(page, amount)
-        expect(page.locator("#outcome")).to_contain_text(f"The award of {amount} points is being confirmed")
+        answer = house.award(opened, {"email": MAYA, "points": amount})
+        assert answer.json()["status"] == "being_confirmed", answer.text
     page.goto(f"{connection}/activity")
     expect(page.get_by_text("being confirmed")).to_have_count(3)
     assert_usable(page)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -89,10 +90,23 @@ def test_looking_again_while_rivo_is_away_or_refuses_the_key_changes_nothing(hou
     house.sandbox.faults.add(POINTS_EVENTS, method="GET", account="rivo", kind="status", status=503)
     page = press(browser, connection, waiting.operation_id, "look")
     assert "Rivo cannot be reached right now. Try again in a minute. Nothing was changed." in page
+    house.sandbox.faults.add(POINTS_EVENTS, method="GET", account="rivo", kind="status", status=422)
+    page = press(browser, connection, waiting.operation_id, "look")
+    assert "Rivo did not want to tell. Look for the award there yourself, then mark it." in page
     house.sandbox.rivo("northwind").regenerate_key()
     page = press(browser, connection, waiting.operation_id, "look")
     assert "Rivo refuses the key of this connection. Paste the present one under “Rivo key”" in page
     assert state_of(house, waiting.operation_id) == "needs_review"
+
+
+def test_two_people_who_look_at_once_do_not_get_in_each_others_way(small_house: House) -> None:
+    browser, connection, waiting = in_review(small_house)
+    with small_house.services.database.write() as tx:
+        held = {"lease_owner": "another", "lease_until": small_house.clock() + timedelta(seconds=60)}
+        tx.execute(update(awards).where(awards.c.operation_id == waiting.operation_id).values(**held))
+    page = press(browser, connection, waiting.operation_id, "look")
+    assert "Somebody else is looking at this award just now." in page
+    assert state_of(small_house, waiting.operation_id) == "needs_review"
 
 
 @pytest.mark.parametrize(
