@@ -14,6 +14,8 @@ from storage.deliveries import DELIVERIES_KEPT, forget_deliveries
 from storage.queue import Job, defer
 from widget.notes import Notes
 
+# Each erases at most a thousand of a kind, in a transaction of its own.
+MOST_ROUNDS = 20
 FORGOTTEN_AFTER = timedelta(minutes=2)
 
 
@@ -64,7 +66,12 @@ class Jobs:
         with self._database.write() as tx:
             for name, ref in forgotten:
                 defer(tx, name, ref, run_at=now)
-        erased = self._members.sweep() + forget_deliveries(self._database, older_than=now - DELIVERIES_KEPT)
+        erased = 0
+        for _ in range(MOST_ROUNDS):
+            round_ = self._members.sweep() + forget_deliveries(self._database, older_than=now - DELIVERIES_KEPT)
+            erased += round_
+            if not round_:
+                break
         return len(forgotten) + erased
 
     def _confirm_award(self, operation_id: str) -> JobResult:

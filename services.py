@@ -79,7 +79,7 @@ def build_services(
     snapshots = Snapshots(database, sealer=sealer, now=now)
     gate = Gate(database, now=now, sleep=sleep)
     rivo = Rivo(
-        RivoClient(settings.rivo_url, session=http, gate=gate),
+        RivoClient(settings.rivo_url, session=http, gate=gate, now=now),
         gate=gate,
         stores=stores,
         snapshots=snapshots,

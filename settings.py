@@ -118,6 +118,8 @@ class _Environment(Schema):
 
 MAX_POINTS = 2_000_000_000  # what the database's columns and the console's form hold
 
+SHORTEST_RESEND_S = 15  # longer than the worker's own wait for an answer
+
 # The highest value of each number; the lowest is 1.
 _HIGHEST = {
     "MAX_POINTS_PER_AWARD": MAX_POINTS,
@@ -171,6 +173,11 @@ def load(environment: Mapping[str, str], *, var: Path) -> Settings:
         for name, highest in _HIGHEST.items()
         if not 1 <= values[name] <= highest
     ]
+
+    if values["UNKNOWN_AWARD_RESEND_AFTER_S"] in range(1, SHORTEST_RESEND_S):
+        faults.append(
+            f"UNKNOWN_AWARD_RESEND_AFTER_S must be at least {SHORTEST_RESEND_S}: the program may still be at it."
+        )
 
     secret_key = values["SECRET_KEY"]
     encryption_keys = tuple(key.strip() for key in values["ENCRYPTION_KEYS"].split(",") if key.strip())

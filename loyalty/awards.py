@@ -24,8 +24,8 @@ from sqlalchemy import ColumnElement, Connection, and_, exists, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from loyalty.award_key import AwardKey
-from loyalty.delivery import Delivery, Look
-from loyalty.journal import SETTLED, AwardState, Journal, Sending, SettledBy, store_of, what_of
+from loyalty.delivery import LOOK_WITHIN_S, Delivery, Look
+from loyalty.journal import SETTLED, AwardState, Journal, Sending, SettledBy, what_of
 from loyalty.members import Members
 from loyalty.program import (
     LoyaltyProgram,
@@ -74,6 +74,7 @@ class Refusal(StrEnum):
     CREDIT_ABOVE_CONNECTION_CAP = "credit_above_connection_cap"
     PROGRAM_REFUSED = "program_refused"
     NOT_IN_REVIEW = "not_in_review"
+    NOT_UNDER_THIS_KEY = "not_under_this_key"
 
 
 class AwardRefused(Exception):
@@ -199,7 +200,15 @@ class Awards:
         if not self._programs[store.program].remote:
             # The built-in ledger keeps points alone.
             rules = replace(rules, max_credit_cents_per_award=0)
-        member = self._find_member(store, request)
+        try:
+            member = self._find_member(store, request)
+        except (ProgramUnavailable, AwardRefused) as error:
+            unread = error.reason is Refusal.MEMBER_NOT_FOUND or isinstance(error, ProgramUnavailable)
+            repeated = self._repeated(request, now=self._now()) if unread else None
+            if repeated is None:
+                raise
+            log.info("award", outcome="repeated_unread", reason=error.reason)
+            return repeated
         trouble = self._trouble_of(store)
         member_hmac = self._hasher.email(member.email)
         asked = _Asked(
@@ -231,16 +240,41 @@ class Awards:
         if earlier is not None:
             # Read again: what the first press added was not there yet when both read the member at once.
             member = self._find_member(store, request)
-            return AwardResult(
-                status=Status.ALREADY_APPLIED if earlier.state in SETTLED else Status.BEING_CONFIRMED,
-                points=earlier.points,
-                credit_cents=earlier.credit_cents,
-                points_balance=member.points_balance,
-                operation_id=earlier.operation_id,
-                wait_s=self._wait_s(earlier, now=now),
-                in_review=earlier.state == AwardState.NEEDS_REVIEW,
-            )
+            # What a program elsewhere said before the first press is no balance of after it.
+            is_new = not self._programs[store.program].remote or earlier.balance_after is not None
+            return self._repetition(earlier, balance=member.points_balance, is_new=is_new, now=now)
         return self._deliver(booked, asked, balance=member.points_balance)
+
+    def _repetition(self, earlier: Any, *, balance: int | None, is_new: bool, now: datetime) -> AwardResult:
+        return AwardResult(
+            status=Status.ALREADY_APPLIED if earlier.state in SETTLED else Status.BEING_CONFIRMED,
+            points=earlier.points,
+            credit_cents=earlier.credit_cents,
+            points_balance=balance,
+            balance_is_new=is_new,
+            operation_id=earlier.operation_id,
+            wait_s=self._wait_s(earlier, now=now),
+            in_review=earlier.state == AwardState.NEEDS_REVIEW,
+        )
+
+    def _repeated(self, request: AwardRequest, *, now: datetime) -> AwardResult | None:
+        """The earlier award that this repeats, while the member cannot be read: nobody may hear then that nothing was
+        added."""
+        hmacs = [self._hasher.email(email) for email in request.emails]
+        if not hmacs and request.key is not None:
+            hmacs = [request.key.member_hmac]
+        for member_hmac in hmacs:
+            asked = _Asked(
+                member_hmac=member_hmac,
+                agent_hmac=self._agent_hmac(request.origin),
+                fingerprint=self._fingerprint(request, member_hmac),
+                request=request,
+            )
+            with self._database.read() as tx:
+                earlier, _ = self._earlier(tx, asked, now=now)
+            if earlier is not None:
+                return self._repetition(earlier, balance=earlier.balance_after, is_new=False, now=now)
+        return None
 
     def undo(self, *, operation_id: str, origin: Origin) -> AwardResult:
         """Take an applied award back, once, by an award of its own with negative points.
@@ -252,9 +286,14 @@ class Awards:
         award = self._journal.read(operation_id)
         if award is None or award.connection_id != origin.connection_id:
             raise AwardRefused(Refusal.AWARD_NOT_FOUND)
-        with self._database.read() as tx:
-            store = store_of(tx, award.store_id)
-        self._programs[store.program].check_ready(store)
+        store = Store(id=award.store_id, program=ProgramKind(award.program))
+        program = self._programs[store.program]
+        program.check_ready(store)
+        if award.key_version != award.present_key_version:
+            # The key was replaced since: what is taken back must have been given in the store that it opens now.
+            event = self._journal.event_of(award)
+            if program.find_points(store, event=event, within_s=LOOK_WITHIN_S) is None:
+                raise AwardRefused(Refusal.NOT_UNDER_THIS_KEY)
         now = self._now()
         with self._database.write() as tx:
             self._database.lock(tx, f"connection {origin.connection_id}")
@@ -294,8 +333,7 @@ class Awards:
             )
         if not marked:
             raise AwardRefused(Refusal.NOT_IN_REVIEW)
-        with self._database.read() as tx:
-            store = store_of(tx, row.store_id)
+        store = Store(id=row.store_id, program=ProgramKind(row.program))
         self._members.outdate(store, member_hmac=row.member_hmac)
 
     def _send(self, sending: Sending) -> tuple[Look | None, Any]:
@@ -364,11 +402,10 @@ class Awards:
             emails = tuple(email for email in emails if self._hasher.email(email) == request.key.member_hmac)
             if not emails:
                 raise AwardRefused(Refusal.MEMBER_MISMATCH)
-        for email in emails:
-            member = self._members.read(store, email=email)
-            if member is not None:
-                return member
-        raise AwardRefused(Refusal.MEMBER_NOT_FOUND)
+        member = self._members.first(store, emails=emails)
+        if member is None:
+            raise AwardRefused(Refusal.MEMBER_NOT_FOUND)
+        return member
 
     def _earlier(self, tx: Connection, asked: _Asked, *, now: datetime) -> tuple[Any, bool]:
         """The earlier award that this request repeats, or None; and whether its key may still be recorded.

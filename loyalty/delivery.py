@@ -49,6 +49,7 @@ YOUNG = timedelta(minutes=5)
 
 KEY_WAS_REFUSED = "The program refused the key of this store."
 MEMBER_GONE = "The program does not know this customer."
+REJECTED_BUT_THERE = "rejected_but_there"
 NEVER_REACHED = "The program could not be reached for a day."
 
 log = structlog.get_logger()
@@ -124,6 +125,10 @@ class Delivery:
             return Look(outcome=Confirmation.REJECTED)
         if row.state == AwardState.UNKNOWN and not self._may_resend(row, now=now):
             return self._look(row, owner=owner, last=too_old)
+        if row.key_version != row.present_key_version and row.state == AwardState.UNKNOWN:
+            # The key was replaced. Found under the new one, it is there; but to send it again might give it twice, in
+            # two stores. What certainly did not arrive is for the store that the connection shows now.
+            return self._look(row, owner=owner, last=True)
         if too_old or row.sends >= MAX_SENDS:
             return self._look(row, owner=owner, last=True)
         sending = self._journal.begin_again(operation_id, owner=owner)
@@ -148,7 +153,7 @@ class Delivery:
         if not self._journal.applied(operation_id, balance=None, by=SettledBy.WEBHOOK):
             if row.state == AwardState.REJECTED:
                 # Decided otherwise, by the program's answer or by a person: theirs to put right.
-                log.error("award", outcome="rejected_but_there", operation_id=operation_id)
+                log.error("award", outcome=REJECTED_BUT_THERE, operation_id=operation_id)
             return False
         self._members.outdate(store, member_hmac=row.member_hmac)
         return True
@@ -249,7 +254,12 @@ class Delivery:
     def _applied(
         self, store: Store, member_hmac: str, operation_id: str, event: PointsEvent, *, by: SettledBy, owner: str
     ) -> Look:
-        self._journal.applied(operation_id, balance=event.points_balance, by=by, owner=owner)
+        if not self._journal.applied(operation_id, balance=event.points_balance, by=by, owner=owner):
+            # Settled meanwhile by somebody else: the program's own webhook, or a person.
+            row = self._journal.read(operation_id)
+            if row is None or row.state != AwardState.APPLIED:
+                log.error("award", outcome=REJECTED_BUT_THERE, operation_id=operation_id)
+                return Look(outcome=Confirmation.REJECTED)
         self._members.took(store, member_hmac=member_hmac, member=event.member)
         return Look(
             outcome=Confirmation.FOUND if by is SettledBy.FOUND else Confirmation.APPLIED,

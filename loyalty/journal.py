@@ -17,13 +17,13 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, exists, insert, or_, select, update
 
 from loyalty.program import NewPointsEvent, ProgramKind, Store
 from storage.database import Database
 from storage.queue import defer
 from storage.sealing import Sealer
-from storage.tables import awards, stores
+from storage.tables import awards, jobs, stores
 
 # Jobs. What follows a settled award is decided above, where a helpdesk is known.
 AWARD_SETTLED = "award_settled"
@@ -91,11 +91,16 @@ class Journal:
         self._sealer = sealer
         self._now = now
 
-    def write_intent(self, tx: Connection, *, operation_id: str, **values: Any) -> None:
+    def write_intent(self, tx: Connection, *, operation_id: str, store_id: int, **values: Any) -> None:
         """Write a new award down, as pending."""
         tx.execute(
             insert(awards).values(
-                operation_id=operation_id, state=AwardState.PENDING, note_state=NoteState.NONE, **values
+                operation_id=operation_id,
+                store_id=store_id,
+                state=AwardState.PENDING,
+                note_state=NoteState.NONE,
+                key_version=select(stores.c.key_version).where(stores.c.id == store_id).scalar_subquery(),
+                **values,
             )
         )
 
@@ -262,8 +267,8 @@ class Journal:
         return True
 
     def take(self, operation_id: str, *, owner: str, lease: timedelta) -> Any:
-        """Hold an unsettled award for a look at it; its row with its store's program, or None when it is settled or
-        somebody else's.
+        """Hold an unsettled award for a look at it; its row as from `read`, or None when it is settled or somebody
+        else's.
 
         An attempt whose owner vanished counts as ended now: nobody can tell when it really did.
         """
@@ -274,7 +279,7 @@ class Journal:
                 select(awards).where(
                     awards.c.operation_id == operation_id,
                     awards.c.state.in_((*UNSETTLED, AwardState.NEEDS_REVIEW)),
-                    or_(awards.c.lease_until.is_(None), awards.c.lease_until <= now),
+                    _is_free(now),
                 )
             ).one_or_none()
             if row is None:
@@ -308,21 +313,18 @@ class Journal:
             return self.begin(tx, operation_id, owner=owner, held=True)
 
     def read(self, operation_id: str) -> Any:
-        """The award's row, or None."""
+        """The award's row with its store's program, and the version of the key that the store has now; or None."""
         with self._database.read() as tx:
-            return tx.execute(select(awards).where(awards.c.operation_id == operation_id)).one_or_none()
+            return tx.execute(_WITH_PROGRAM.where(awards.c.operation_id == operation_id)).one_or_none()
 
     def forgotten(self, *, limit: int = 100) -> list[str]:
-        """Unsettled awards that nobody holds: for the sweep, which asks for a job where there is none."""
-        now = self._now()
+        """Unsettled awards that nobody holds and for which no job waits: for the sweep."""
+        has_job = exists().where(jobs.c.name == CONFIRM_AWARD, jobs.c.ref == awards.c.operation_id)
         with self._database.read() as tx:
             return list(
                 tx.scalars(
                     select(awards.c.operation_id)
-                    .where(
-                        awards.c.state.in_(UNSETTLED),
-                        or_(awards.c.lease_until.is_(None), awards.c.lease_until <= now),
-                    )
+                    .where(awards.c.state.in_(UNSETTLED), _is_free(self._now()), ~has_job)
                     .order_by(awards.c.created_at)
                     .limit(limit)
                 )
@@ -348,9 +350,9 @@ class Journal:
             tx.execute(
                 update(awards)
                 .where(awards.c.operation_id == operation_id)
-                .values(note_state=NoteState.DUE, note_reason=None, note_attempts=0)
+                .values(note_state=NoteState.DUE, note_reason=None, note_attempts=0, note_due_at=self._now())
             )
-            defer(tx, AWARD_SETTLED, operation_id, run_at=self._now())
+            defer(tx, AWARD_SETTLED, operation_id, run_at=self._now(), sooner=True)
 
 
 def what_of(reason: str) -> str:
@@ -364,7 +366,15 @@ def store_of(tx: Connection, store_id: int) -> Store:
     return Store(id=store_id, program=ProgramKind(program))
 
 
-_WITH_PROGRAM = select(awards, stores.c.program).join(stores, stores.c.id == awards.c.store_id)
+_WITH_PROGRAM = select(awards, stores.c.program, stores.c.key_version.label("present_key_version")).join(
+    stores, stores.c.id == awards.c.store_id
+)
+
+
+def _is_free(now: datetime) -> ColumnElement[bool]:
+    """Nobody holds it. A lease far ahead was taken before the clock was set back."""
+    lease = awards.c.lease_until
+    return or_(lease.is_(None), lease <= now, lease > now + 2 * WORKER_LEASE)
 
 
 def _held_by(owner: str | None) -> tuple[Any, ...]:

@@ -8,7 +8,7 @@ the program is down, the last snapshot serves, and its time tells how old it is.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -32,8 +32,13 @@ from loyalty.snapshots import Known, Snapshot, Snapshots
 from storage.sealing import CannotOpen, Hasher, RandomBytes
 from telemetry import MEMBER_READS
 
-# Threads of one process that may be asking at once while agents wait, and that refresh behind.
-ASKERS, REFRESHERS = 32, 4
+# Threads of one process that may be asking at once while agents wait, and that refresh behind; and how many of them for
+# one store, so that a store whose program hangs, or whose tickets are a flood of strangers, leaves room for the others.
+ASKERS, ASKERS_OF_STORE = 32, 8
+REFRESHERS, REFRESHERS_OF_STORE = 4, 2
+# Cards of one process that may wait until their deadline: half of the web server's threads, so that a program which
+# hangs leaves the others to known members. A card beyond them waits only for a program that is quick.
+WAITERS, CROWD_WAITS_S = 16, 0.5
 # The asker goes on after its card was answered without: of a program that takes longer, the next card has the answer.
 ASK_WITHIN_S = 8.0
 ASK_LEASE, REFRESH_LEASE = timedelta(seconds=10), timedelta(seconds=60)
@@ -67,6 +72,14 @@ class ReadLimits:
     retention: timedelta
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Asking:
+    """A question under way, since `began` on the monotonic clock."""
+
+    answer: Future[Member | None]
+    began: float
+
+
 class Members:
     """Members of every store, however their program is reached."""
 
@@ -89,16 +102,35 @@ class Members:
         self._sleep = sleep
         self._random_bytes = random_bytes
         self._lock = threading.Lock()
-        self._asking: dict[tuple[int, str, bool], Future[Member | None]] = {}
+        self._asking: dict[tuple[int, str, bool], _Asking] = {}
+        self._waiting = 0
         self._refreshing: set[tuple[int, str]] = set()
         self._askers = threading.BoundedSemaphore(ASKERS)
         self._refreshers = threading.BoundedSemaphore(REFRESHERS)
 
-    def read(self, store: Store, *, email: str, with_date_of_birth: bool = False) -> Member | None:
+    def first(self, store: Store, *, emails: Iterable[str], with_date_of_birth: bool = False) -> Member | None:
+        """The first of these readings of one customer's address that the program knows, or None.
+
+        Raises ProgramUnavailable as `read`; the deadline holds for all of them together.
+        """
+        ends = monotonic() + self._limits.deadline_s
+        for email in emails:
+            member = self.read(
+                store, email=email, with_date_of_birth=with_date_of_birth, within_s=max(0.0, ends - monotonic())
+            )
+            if member is not None:
+                return member
+        return None
+
+    def read(
+        self, store: Store, *, email: str, with_date_of_birth: bool = False, within_s: float | None = None
+    ) -> Member | None:
         """The member as of `member.as_of`, or None when the program does not know them.
 
-        Raises ProgramUnavailable when nothing is known and the program does not tell within the deadline.
+        Raises ProgramUnavailable when nothing is known and the program does not tell within `within_s`, the deadline
+        of a card unless given.
         """
+        within_s = self._limits.deadline_s if within_s is None else within_s
         program = self._programs[store.program]
         if not program.remote:
             return program.member(store, email=email, with_date_of_birth=with_date_of_birth)
@@ -113,7 +145,9 @@ class Members:
             self._refresh_behind(store, email=email, member_hmac=member_hmac, with_date_of_birth=with_date_of_birth)
             _count(store, ReadOutcome.STALE)
             return snapshot.member
-        return self._ask(store, email=email, member_hmac=member_hmac, with_date_of_birth=with_date_of_birth)
+        return self._ask(
+            store, email=email, member_hmac=member_hmac, with_date_of_birth=with_date_of_birth, within_s=within_s
+        )
 
     def email_of(self, store: Store, *, member_hmac: str) -> str | None:
         """The e-mail behind the member of an award key, or None."""
@@ -143,7 +177,12 @@ class Members:
             return None
         try:
             self._read_and_keep(
-                store, email=email, member_hmac=member_hmac, with_date_of_birth=with_date_of_birth, within_s=None
+                store,
+                email=email,
+                member_hmac=member_hmac,
+                with_date_of_birth=with_date_of_birth,
+                owner=owner,
+                within_s=None,
             )
             outcome = ReadOutcome.REFRESHED
         except ProgramError as error:
@@ -184,7 +223,10 @@ class Members:
         """Start a refresh unless one runs; when every refresher is busy, the next card tries again."""
         key = (store.id, member_hmac)
         with self._lock:
-            if key in self._refreshing or not self._refreshers.acquire(blocking=False):
+            of_store = sum(store_id == store.id for store_id, _ in self._refreshing)
+            if key in self._refreshing or of_store >= REFRESHERS_OF_STORE:
+                return
+            if not self._refreshers.acquire(blocking=False):
                 return
             self._refreshing.add(key)
 
@@ -203,7 +245,9 @@ class Members:
         # A daemon: what it does is lost without harm, and nobody waits for it when the process ends.
         threading.Thread(target=run, name="refresh", daemon=True).start()
 
-    def _ask(self, store: Store, *, email: str, member_hmac: str, with_date_of_birth: bool) -> Member | None:
+    def _ask(
+        self, store: Store, *, email: str, member_hmac: str, with_date_of_birth: bool, within_s: float
+    ) -> Member | None:
         """Ask now, or wait for the answer to who asks already. In a thread: however the program behaves, the card is
         answered at its deadline."""
         try:
@@ -211,46 +255,64 @@ class Members:
         except ProgramUnavailable:
             _count(store, ReadOutcome.UNAVAILABLE)
             raise
+        began = monotonic()
         key = (store.id, member_hmac, with_date_of_birth)
-        ends = monotonic() + self._limits.deadline_s
         with self._lock:
-            asked = self._asking.get(key)
-            mine = asked is None
-            if asked is None:
-                if not self._askers.acquire(blocking=False):
-                    _count(store, ReadOutcome.UNAVAILABLE)
-                    raise ProgramUnavailable(ProgramReason.BUDGET_SPENT, "Too many are asking the program at once.")
-                asked = self._asking[key] = Future()
-        if mine:
-
-            def run(answer: Future[Member | None] = asked) -> None:
-                try:
-                    answer.set_result(
-                        self._ask_alone(
-                            store,
-                            email=email,
-                            member_hmac=member_hmac,
-                            with_date_of_birth=with_date_of_birth,
-                        )
-                    )
-                except BaseException as error:
-                    answer.set_exception(error)
-                finally:
-                    with self._lock:
-                        del self._asking[key]
+            asking = self._asking.get(key)
+            mine = asking is None
+            crowded = self._waiting >= WAITERS
+            of_store = [other for (store_id, _, _), other in self._asking.items() if store_id == store.id]
+            slow = any(began - other.began > CROWD_WAITS_S for other in of_store)
+            full = mine and (len(of_store) >= ASKERS_OF_STORE or not self._askers.acquire(blocking=False))
+            if full or (crowded and slow):
+                if mine and not full:
                     self._askers.release()
-
-            threading.Thread(target=run, name="ask", daemon=True).start()
+                _count(store, ReadOutcome.UNAVAILABLE)
+                raise ProgramUnavailable(ProgramReason.BUDGET_SPENT, "Too many are waiting for the program at once.")
+            if asking is None:
+                asking = self._asking[key] = _Asking(answer=Future(), began=began)
+            self._waiting += 1
+        if mine:
+            self._start_asking(
+                asking, key, store=store, email=email, member_hmac=member_hmac, with_date_of_birth=with_date_of_birth
+            )
         try:
-            member = asked.result(timeout=max(0.0, ends - monotonic()))
+            member = asking.answer.result(timeout=min(within_s, CROWD_WAITS_S) if crowded else within_s)
         except TimeoutError as error:
             _count(store, ReadOutcome.UNAVAILABLE)
             raise ProgramUnavailable(ProgramReason.NO_ANSWER, "The program did not answer in time.") from error
         except ProgramError:
             _count(store, ReadOutcome.UNAVAILABLE)
             raise
+        finally:
+            with self._lock:
+                self._waiting -= 1
         _count(store, ReadOutcome.ASKED if mine else ReadOutcome.WAITED)
         return member
+
+    def _start_asking(
+        self,
+        asking: _Asking,
+        key: tuple[int, str, bool],
+        *,
+        store: Store,
+        email: str,
+        member_hmac: str,
+        with_date_of_birth: bool,
+    ) -> None:
+        def run() -> None:
+            try:
+                asking.answer.set_result(
+                    self._ask_alone(store, email=email, member_hmac=member_hmac, with_date_of_birth=with_date_of_birth)
+                )
+            except BaseException as error:
+                asking.answer.set_exception(error)
+            finally:
+                with self._lock:
+                    del self._asking[key]
+                self._askers.release()
+
+        threading.Thread(target=run, name="ask", daemon=True).start()
 
     def _ask_alone(self, store: Store, *, email: str, member_hmac: str, with_date_of_birth: bool) -> Member | None:
         """Ask as the only one of all processes; when another one is faster, take its answer."""
@@ -270,6 +332,7 @@ class Members:
                         email=email,
                         member_hmac=member_hmac,
                         with_date_of_birth=with_date_of_birth,
+                        owner=owner,
                         within_s=left_s,
                     )
             finally:
@@ -279,7 +342,14 @@ class Members:
         raise ProgramUnavailable(ProgramReason.NO_ANSWER, "Somebody else asks the program, and has no answer yet.")
 
     def _read_and_keep(
-        self, store: Store, *, email: str, member_hmac: str, with_date_of_birth: bool, within_s: float | None
+        self,
+        store: Store,
+        *,
+        email: str,
+        member_hmac: str,
+        with_date_of_birth: bool,
+        owner: str,
+        within_s: float | None,
     ) -> Member | None:
         began = self._now()
         try:
@@ -291,7 +361,7 @@ class Members:
             log.warning("read", outcome=error.reason, status=error.status, program=store.program)
             raise ProgramUnavailable(ProgramReason.REFUSED, str(error)) from error
         if member is None:
-            self._snapshots.keep_not_found(store, member_hmac=member_hmac, as_of=began)
+            self._snapshots.keep_not_found(store, member_hmac=member_hmac, as_of=began, owner=owner)
             return None
         self._snapshots.keep(
             store,
@@ -299,6 +369,7 @@ class Members:
             member=member,
             with_activity=within_s is None,
             with_date_of_birth=with_date_of_birth,
+            owner=owner,
         )
         # As kept: with the activity that was known before, and with awards of ours.
         kept = self._snapshots.find(store, email=email, member_hmac=member_hmac, with_date_of_birth=with_date_of_birth)

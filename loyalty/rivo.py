@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 import outbound
 from loyalty import rivo_wire as wire
-from loyalty.gate import BACKGROUND, Call, Gate
+from loyalty.gate import BACKGROUND, Call, Gate, Lane
 from loyalty.program import (
     NotOffered,
     OutcomeUnknown,
@@ -154,12 +154,13 @@ class RivoClient:
         customer: str | int | None = None,
         newest_first: bool = True,
         page_size: int = wire.PAGE_SIZE,
+        within_s: float | None = None,
         call: Call = BACKGROUND,
     ) -> Iterator[PointsEventRecord]:
         """The points events, of one customer or of all, hidden and revoked ones too.
 
         The order is what was asked for, not what is certain. A list that is not there at all is ProgramRefused: it
-        must not be taken for an empty one.
+        must not be taken for an empty one. `within_s` holds for all pages together; beyond it, ProgramUnavailable.
         """
         return self._list(
             access,
@@ -168,6 +169,7 @@ class RivoClient:
             read=wire.read_points_event,
             must_exist=True,
             page_size=page_size,
+            within_s=within_s,
             call=call,
         )
 
@@ -178,24 +180,24 @@ class RivoClient:
         *,
         customer: str | int,
         since: datetime,
+        taken: bool = False,
         call: Call = BACKGROUND,
     ) -> PointsEventRecord | None:
         """The customer's points event whose internal note carries the operation id; None when it is certainly absent.
 
+        One that certainly goes the other way (`taken`: points were to be taken) is somebody's correction that quotes
+        the note. The amount is not compared: should Rivo have changed it, it is there all the same.
+
         Looks from the newest back to `since`. It stops there only while the rows prove to come newest first and tell
-        when they were created; otherwise it reads the whole list. A list that takes longer than FIND_WITHIN_S is
-        ProgramUnavailable: whoever holds the award meanwhile holds it for a limited time.
+        when they were created; otherwise it reads the whole list. A list that takes longer than an agent waits, or in
+        the background than FIND_WITHIN_S, is ProgramUnavailable: who holds the award holds it for a limited time.
         """
-        give_up_at = monotonic() + FIND_WITHIN_S
+        within_s = call.within_s if call.lane is Lane.AGENT else FIND_WITHIN_S
         before: tuple[datetime, int] | None = None
         in_order, rows = True, 0
-        for record in self.points_events(access, customer=customer, call=call):
-            if wire.carries(record, operation_id):
+        for record in self.points_events(access, customer=customer, within_s=within_s, call=call):
+            if wire.carries(record, operation_id) and not wire.is_opposite(record, taken=taken):
                 return record
-            if monotonic() > give_up_at:
-                raise ProgramUnavailable(
-                    ProgramReason.NO_ANSWER, "Rivo's list of points events takes too long to read."
-                )
             if not in_order or record.created_at is None or record.id is None:
                 in_order = False
                 continue
@@ -266,8 +268,10 @@ class RivoClient:
         paging: Paging = Paging.OFFSET,
         page_size: int = wire.PAGE_SIZE,
         must_exist: bool = False,
+        within_s: float | None = None,
         call: Call,
     ) -> Iterator[T]:
+        give_up_at = None if within_s is None else monotonic() + within_s
         first = asked = wire.first_page(paging, size=page_size)
 
         def read_page(told: Any) -> Page[T] | None:
@@ -279,6 +283,11 @@ class RivoClient:
             return page
 
         for _ in range(wire.LAST_PAGE if paging is Paging.OFFSET else MAX_CURSOR_PAGES):
+            if give_up_at is not None:
+                left_s = give_up_at - monotonic()
+                if left_s <= 0:
+                    raise ProgramUnavailable(ProgramReason.NO_ANSWER, "Rivo's list takes too long to read.")
+                call = replace(call, within_s=min(call.within_s, left_s))
             page = self._ask(access, _with_page(request, asked), read=read_page, call=call)
             if page is None:
                 if must_exist or asked != first:

@@ -33,6 +33,7 @@ from schemas.widget import without_addresses
 
 PAGE_SIZE = 250  # https://developer-docs.rivo.io/reference/pagination: 25 unless asked, at most 250
 LAST_PAGE = 500  # the same page: where offset paging ends
+MOST_ROWS = 1_000  # of a page, whatever was asked for
 MAX_TEXT = 200
 MAX_URL = 2_000
 # UNKNOWN how much Rivo keeps of a note. Ours begins with what must not be lost.
@@ -495,6 +496,11 @@ class PointsEventRecord:
     created_at: datetime | None
     revoked: bool
     hidden: bool
+    # Whether `points` and `credits` have the sign that Rivo gave, not one taken from the kind of event.
+    sign_known: bool = False
+    # Of whom it is, where the row tells.
+    customer_email: str = ""
+    customer_id: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -639,6 +645,7 @@ def read_points_event(told: Any) -> PointsEventRecord | None:
     if not found:
         return None
     source = shown(found.get("source"))
+    customer = read_customer(found.get("customer"))
     spent = source in _SPENDING or found.get("points_purchases_id") is not None
     return PointsEventRecord(
         id=resource_id,
@@ -651,6 +658,9 @@ def read_points_event(told: Any) -> PointsEventRecord | None:
         created_at=_time(found.get("created_at")),
         revoked=_is_set(found.get("revoked_at")),
         hidden=_is_set(found.get("hidden")),
+        sign_known=_whole(found.get("points_diff")) is not None or _amount(found.get("credits_diff")) is not None,
+        customer_email="" if customer is None else customer.email,
+        customer_id=_whole(found.get("customer_identifier")) if customer is None else customer.id,
     )
 
 
@@ -744,7 +754,7 @@ def read_page(told: Any, *, asked: Fields, read: Callable[[Any], T | None]) -> P
     a full page goes on and a short one ends.
     """
     rows = told.get("data") if isinstance(told, dict) else None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+    if not isinstance(rows, list) or len(rows) > MOST_ROWS or not all(isinstance(row, dict) for row in rows):
         return None
     links = told.get("links")
     items = tuple(item for item in map(read, rows) if item is not None)
@@ -797,6 +807,12 @@ def carries(record: PointsEventRecord, operation_id: str) -> bool:
     return known == operation_id or (
         not rest and len(known) >= 12 and operation_id.startswith(known) and not record.internal_note.endswith(":")
     )
+
+
+def is_opposite(record: PointsEventRecord, *, taken: bool) -> bool:
+    """Whether Rivo says that a row does the opposite of taking (`taken`) or giving."""
+    amount = record.points or record.credits or 0
+    return record.sign_known and amount != 0 and (amount < 0) is not taken
 
 
 # ------------------------------------------------------------------------------------------- Values

@@ -21,7 +21,7 @@ from loyalty.journal import AwardState, what_of
 from loyalty.program import Activity, Member, MemberStatus, Store
 from storage.database import Database
 from storage.sealing import Sealer
-from storage.tables import EPOCH, MICROSECOND, awards, snapshots
+from storage.tables import EPOCH, MICROSECOND, awards, snapshots, stores
 
 SHOWN_ACTIVITY = 5
 # What lies further ahead than clocks of hosts differ was written before the clock was set back.
@@ -89,11 +89,13 @@ class Snapshots:
         member: Member,
         with_activity: bool,
         with_date_of_birth: bool = False,
+        owner: str | None = None,
     ) -> None:
         """Keep what was read, unless something newer is kept already.
 
         What was not read, activity or date of birth, stays as it was known before. Our own awards are in the activity
-        as soon as they are applied.
+        as soon as they are applied. Nothing is kept where `forget` has been since: an `owner` must still hold its
+        claim, and without one only what is there already is brought up to date.
         """
         with self._database.write() as tx:
             self._database.lock(tx, f"member {store.id} {member_hmac}")
@@ -114,11 +116,12 @@ class Snapshots:
                 email_sealed=self._sealer.seal(member.email),
                 shown=_shown(member, activity),
                 as_of=member.as_of,
+                owner=owner,
                 **born,
             )
 
-    def keep_not_found(self, store: Store, *, member_hmac: str, as_of: datetime) -> None:
-        """The program does not know this e-mail; whatever was kept of it is erased."""
+    def keep_not_found(self, store: Store, *, member_hmac: str, as_of: datetime, owner: str) -> None:
+        """The program does not know this e-mail; whatever was kept of it is erased. `owner` as for `keep`."""
         with self._database.write() as tx:
             self._put(
                 tx,
@@ -129,6 +132,7 @@ class Snapshots:
                 shown=None,
                 date_of_birth_sealed=None,
                 as_of=as_of,
+                owner=owner,
             )
 
     def outdate(self, store: Store, *, member_hmac: str) -> None:
@@ -212,22 +216,21 @@ class Snapshots:
         with self._database.write() as tx:
             return tx.execute(delete(snapshots).where(snapshots.c.id.in_(old))).rowcount
 
-    def _put(self, tx: Connection, store: Store, member_hmac: str, **values: Any) -> None:
-        insert = sqlite_insert if self._database.sqlite else postgresql_insert
+    def _put(self, tx: Connection, store: Store, member_hmac: str, *, owner: str | None, **values: Any) -> None:
         now = self._now()
-        values["touched_at"] = now
         tx.execute(
-            insert(snapshots)
-            .values(store_id=store.id, email_hmac=member_hmac, **values)
-            .on_conflict_do_update(
-                index_elements=[snapshots.c.store_id, snapshots.c.email_hmac],
-                set_=values,
-                where=or_(
+            update(snapshots)
+            .where(
+                snapshots.c.store_id == store.id,
+                snapshots.c.email_hmac == member_hmac,
+                *(() if owner is None else (snapshots.c.lease_owner == owner,)),
+                or_(
                     snapshots.c.as_of.is_(None),
                     snapshots.c.as_of <= values["as_of"],
                     snapshots.c.as_of > now + MOST_AHEAD,
                 ),
             )
+            .values(touched_at=now, **values)
         )
 
 
@@ -259,6 +262,8 @@ def _own_awards(tx: Connection, store: Store, member_hmac: str) -> tuple[Activit
             awards.c.member_hmac == member_hmac,
             awards.c.state == AwardState.APPLIED,
             awards.c.credit_cents == 0,
+            # What was added under another key may be in another store.
+            awards.c.key_version == select(stores.c.key_version).where(stores.c.id == store.id).scalar_subquery(),
         )
         .order_by(awards.c.created_at.desc())
         .limit(SHOWN_ACTIVITY)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import Connection, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
@@ -79,23 +80,31 @@ class Stores:
         """The account's store with this key, which was just tried; made when there is none."""
         insert = sqlite_insert if self._database.sqlite else postgresql_insert
         identity = self._identity(account, program, key)
+        self._database.lock(tx, f"identity {identity}")
         tx.execute(
             insert(stores).values(program=program, identity=identity, created_at=self._now()).on_conflict_do_nothing()
         )
         store_id = tx.scalars(select(stores.c.id).where(stores.c.identity == identity)).one()
-        self._keep(tx, store_id, key=key)
+        tx.execute(update(stores).where(stores.c.id == store_id).values(self._in_use(key)))
         return Store(id=store_id, program=program)
 
     def replace_key(self, store: Store, *, account: str, key: str) -> None:
-        """Use `key`, which was just tried, from now on; members, awards and their history stay. Raises KeyInUse."""
+        """Use `key`, which was just tried, from now on; members, awards and their history stay. Raises KeyInUse.
+
+        Another key has another version: what was done under the former may have been done in another store.
+        """
         identity = self._identity(account, store.program, key)
         with self._database.write() as tx:
             self._database.lock(tx, f"identity {identity}")
             other = tx.scalar(select(stores.c.id).where(stores.c.identity == identity, stores.c.id != store.id))
             if other is not None:
                 raise KeyInUse(other)
-            tx.execute(update(stores).where(stores.c.id == store.id).values(identity=identity))
-            self._keep(tx, store.id, key=key)
+            tx.execute(
+                update(stores)
+                .where(stores.c.id == store.id, stores.c.identity != identity)
+                .values(identity=identity, key_version=stores.c.key_version + 1)
+            )
+            tx.execute(update(stores).where(stores.c.id == store.id).values(self._in_use(key)))
 
     def key_of(self, store: Store) -> StoreKey:
         """The key to call with. Raises ProgramUnavailable(KEY_REFUSED) while the program refuses it."""
@@ -177,7 +186,6 @@ class Stores:
                 .where(stores.c.id == store.id, stores.c.key_sealed.is_not(None))
                 .values(
                     key_sealed=None,
-                    key_version=stores.c.key_version + 1,
                     key_state=KeyState.MISSING,
                     key_state_since=self._now(),
                     webhook_secret_sealed=None,
@@ -185,17 +193,8 @@ class Stores:
                 )
             )
 
-    def _keep(self, tx: Connection, store_id: int, *, key: str) -> None:
-        tx.execute(
-            update(stores)
-            .where(stores.c.id == store_id)
-            .values(
-                key_sealed=self._sealer.seal(key),
-                key_version=stores.c.key_version + 1,
-                key_state=KeyState.OK,
-                key_state_since=None,
-            )
-        )
+    def _in_use(self, key: str) -> dict[str, Any]:
+        return {"key_sealed": self._sealer.seal(key), "key_state": KeyState.OK, "key_state_since": None}
 
     def _identity(self, account: str, program: ProgramKind, key: str) -> str:
         return f"{program}:{account}:{self._hasher.program_key(key)}"

@@ -24,7 +24,12 @@ _ANGLED = re.compile(r"[^<>@]*<([^<>]*)>")
 
 def normalise(text: str) -> str | None:
     """One address in its only form: trimmed, lower case, NFC. None when it is not an address or over 254 characters."""
-    address = unicodedata.normalize("NFC", text.strip()).lower()
+    text = text.strip()
+    # First of all: composing takes quadratic time for a letter with thousands of marks. No address is shorter composed
+    # than half of what it was.
+    if len(text) > 2 * MAX_LENGTH:
+        return None
+    address = unicodedata.normalize("NFC", text).lower()
     # Lower-casing can decompose (İ becomes i + dot): compose again, so that normalising twice changes nothing.
     address = unicodedata.normalize("NFC", address)
     if len(address) > MAX_LENGTH or not _ADDRESS.fullmatch(address):

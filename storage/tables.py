@@ -279,6 +279,8 @@ awards = Table(
     Column("settled_by", String(20)),
     Column("told", String(200)),
     Column("marked_by_sealed", Text),
+    # The version of the store's key with which it was first sent: another key may open another store.
+    Column("key_version", Integer, nullable=False, server_default=text("0")),
     # Times it was sent to a program elsewhere, whoever holds it now, and when the last attempt's connection ended.
     Column("sends", Integer, nullable=False, server_default=text("0")),
     Column("lease_owner", String(40)),
@@ -289,6 +291,8 @@ awards = Table(
     Column("note_state", String(20), nullable=False),
     Column("note_reason", String(60)),
     Column("note_attempts", Integer, nullable=False, server_default=text("0")),
+    # Since when it is tried; empty in rows from before an award could get a second note.
+    Column("note_due_at", UtcTime),
     UniqueConstraint("connection_id", "award_key_nonce"),
     Index("ix_awards_connection_id_created_at", "connection_id", "created_at"),
     Index("ix_awards_note_state_created_at", "note_state", "created_at"),

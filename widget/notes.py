@@ -94,7 +94,7 @@ class Notes:
             return NoteResult(outcome=NoteOutcome.NOT_DUE)
         connection = self._connections.by_id(award.connection_id)
         if connection is None or connection.state is not ConnectionState.ACTIVE:
-            return self._give_up(operation_id, NoteOutcome.CONNECTION_REMOVED)
+            return self._give_up(award, NoteOutcome.CONNECTION_REMOVED)
         api = self._api_for(connection.account_id, connection.account_name)
         path = f"/api/tickets/{award.ticket_id}/messages"
         try:
@@ -103,34 +103,35 @@ class Notes:
                 api.post(path, self._body(award, sender=self._accounts.user_email(connection.account_id)))
         except (GorgiasError, Unreadable) as error:
             return self._after(error, award)
-        return self._posted(operation_id)
+        return self._posted(award)
 
     def _after(self, error: GorgiasError | Unreadable, award: Any) -> NoteResult:
         now = self._now()
         pause_s: float = AGAIN_AFTER_S[min(award.note_attempts, len(AGAIN_AFTER_S)) - 1]
         if isinstance(error, GorgiasError):
             if error.reason is GorgiasReason.CONFLICT:
-                return self._posted(award.operation_id)
+                return self._posted(award)
             # Of the other refusals only 400 is about the note itself; 408 and the like pass.
             final = error.reason in _FINAL and (error.reason is not GorgiasReason.REFUSED or error.status == 400)
             if final:
-                return self._give_up(award.operation_id, _FINAL[error.reason])
+                return self._give_up(award, _FINAL[error.reason])
             pause_s = max(pause_s, error.retry_after_s or 0)
-        if now - (award.settled_at or award.created_at) > GIVE_UP_AFTER:
-            return self._give_up(award.operation_id, NoteOutcome.TOO_LATE)
+        if now - (award.note_due_at or award.created_at) > GIVE_UP_AFTER:
+            return self._give_up(award, NoteOutcome.TOO_LATE)
         return NoteResult(outcome=NoteOutcome.AGAIN, again_at=now + timedelta(seconds=pause_s))
 
-    def _posted(self, operation_id: str) -> NoteResult:
-        self._save(operation_id, note_state=NoteState.POSTED, note_reason=None)
-        return NoteResult(outcome=NoteOutcome.POSTED)
+    def _posted(self, award: Any) -> NoteResult:
+        return self._save(award, NoteOutcome.POSTED, note_state=NoteState.POSTED, note_reason=None)
 
-    def _give_up(self, operation_id: str, outcome: NoteOutcome) -> NoteResult:
-        self._save(operation_id, note_state=NoteState.GIVEN_UP, note_reason=outcome)
-        return NoteResult(outcome=outcome)
+    def _give_up(self, award: Any, outcome: NoteOutcome) -> NoteResult:
+        return self._save(award, outcome, note_state=NoteState.GIVEN_UP, note_reason=outcome)
 
-    def _save(self, operation_id: str, **values: Any) -> None:
+    def _save(self, award: Any, outcome: NoteOutcome, **values: Any) -> NoteResult:
+        """Write down how it ended. An award that was decided meanwhile has another note to come, at once."""
+        same = (awards.c.operation_id == award.operation_id, awards.c.state == award.state)
         with self._database.write() as tx:
-            tx.execute(update(awards).where(awards.c.operation_id == operation_id).values(**values))
+            saved = tx.execute(update(awards).where(*same).values(**values)).rowcount == 1
+        return NoteResult(outcome=outcome) if saved else NoteResult(outcome=NoteOutcome.AGAIN, again_at=self._now())
 
     def _body(self, award: Any, *, sender: str) -> dict[str, Any]:
         text = note_text(

@@ -41,8 +41,9 @@ def result_sentence(result: AwardResult) -> str:
             return f"The {kind} of {what} waits for an admin, who looks it up; do not {again}.{last}"
         return f"The {kind} of {what} is being confirmed; do not {again}.{last}"
     if result.status is Status.ALREADY_APPLIED:
+        now = f", the balance is {balance}" if result.balance_is_new else ". The card has the new balance in a minute."
         return (
-            f"Already added a moment ago: {what}, the balance is {balance.rstrip('.')}. "
+            f"Already added a moment ago: {what}{now} "
             f"To add {'it' if result.credit_cents else 'them'} once more on purpose, press the button again in "
             f"{counted(result.wait_s, 'second')}."
         )
@@ -78,7 +79,13 @@ def refusal_sentence(error: AwardRefused) -> str:
     return f"{sentence} Nothing was {outcome}."
 
 
-_OF_UNDO = {Refusal.NOT_APPLIED, Refusal.ALREADY_UNDONE, Refusal.AWARD_NOT_FOUND, Refusal.NOT_IN_REVIEW}
+_OF_UNDO = {
+    Refusal.NOT_APPLIED,
+    Refusal.ALREADY_UNDONE,
+    Refusal.AWARD_NOT_FOUND,
+    Refusal.NOT_IN_REVIEW,
+    Refusal.NOT_UNDER_THIS_KEY,
+}
 _RAISE_IT = "Ask an admin to raise it on the connection's page, or go on tomorrow."
 _REFUSALS = {
     Refusal.MEMBER_MISSING: "This ticket's customer has no e-mail address, so there is nobody to give points to. "
@@ -106,5 +113,7 @@ _REFUSALS = {
     Refusal.CREDIT_ABOVE_CONNECTION_CAP: "This helpdesk has given {credit} today; its limit is {credit_limit} a day "
     "(UTC). " + _RAISE_IT,
     Refusal.PROGRAM_REFUSED: "The loyalty program did not accept this{told}",
+    Refusal.NOT_UNDER_THIS_KEY: "The key was replaced since this award, and the loyalty program does not show it under "
+    "the present key: that may be another store's. Take the points back in the loyalty program itself.",
     Refusal.NOT_IN_REVIEW: "This award no longer waits for a decision.",
 }

@@ -159,7 +159,9 @@ def _look_up(room: WidgetRoom) -> Answer:
         if connection is None:
             return Answer(outcome=Outcome.WRONG_KEY, status=401, body=_WRONG_KEY, connection=None)
         addresses = read_addresses(request.args.getlist("email"))
-        member = _first_member(room, connection, addresses)
+        member = room.members.first(
+            connection.store, emails=addresses, with_date_of_birth=connection.show_date_of_birth
+        )
         if member is None:
             outcome = Outcome.NOT_FOUND if addresses else Outcome.NO_ADDRESS
             body = card.without_member(card.NOT_FOUND, now=room.now())
@@ -192,14 +194,6 @@ def _award_key(room: WidgetRoom, connection: Connection, member: Member) -> str:
         now=room.now(),
         random_bytes=room.random_bytes,
     )
-
-
-def _first_member(room: WidgetRoom, connection: Connection, addresses: tuple[str, ...]) -> Member | None:
-    for address in addresses:
-        member = room.members.read(connection.store, email=address, with_date_of_birth=connection.show_date_of_birth)
-        if member is not None:
-            return member
-    return None
 
 
 def _award(room: WidgetRoom) -> Answer:

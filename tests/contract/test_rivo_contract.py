@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from datetime import date
+from datetime import date, timedelta
 
 import pytest
 import requests
@@ -67,7 +67,9 @@ class RivoRoom:
         # An award key exists only where a card showed the member.
         member = self.program.member(store, email=email)
         assert member is not None
-        self._snapshots.keep(store, member_hmac=self.hmac(email), member=member, with_activity=True)
+        hmac = self.hmac(email)
+        assert self._snapshots.claim(store, member_hmac=hmac, owner="card", lease=timedelta(seconds=10))
+        self._snapshots.keep(store, member_hmac=hmac, member=member, with_activity=True, owner="card")
 
     def transaction(self) -> AbstractContextManager[Connection]:
         return self._database.read()

@@ -192,9 +192,9 @@ def test_the_row_of_an_asker_who_died_is_erased_too(shop: Shop) -> None:
 def test_more_than_one_sweep_can_take_is_erased_by_the_next_ones(small_shop: Shop) -> None:
     services = small_shop.house.services
     for number in range(7):
-        services.snapshots.keep_not_found(
-            small_shop.connection.store, member_hmac=f"{number:032}", as_of=services.now()
-        )
+        store, member_hmac = small_shop.connection.store, f"{number:032}"
+        assert services.snapshots.claim(store, member_hmac=member_hmac, owner="card", lease=timedelta(seconds=10))
+        services.snapshots.keep_not_found(store, member_hmac=member_hmac, as_of=services.now(), owner="card")
     later = services.now() + timedelta(hours=2)
     swept = [services.snapshots.sweep(found_before=later, not_found_before=later, limit=3) for _ in range(4)]
     assert swept == [3, 3, 1, 0]

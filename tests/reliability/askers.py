@@ -12,12 +12,15 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
+import loyalty.members
 from loyalty.program import ProgramKind, ProgramUnavailable, Store
 from services import build_services
 from settings import Settings
 
 
 def main() -> None:
+    # Not what is tried here, and a busy machine may take long to run two hundred threads.
+    loyalty.members.CROWD_WAITS_S = 20.0
     told = json.loads(sys.stdin.readline())
     now = datetime.fromisoformat(told["now"])
     settings = Settings(**{**told["settings"], "encryption_keys": tuple(told["settings"]["encryption_keys"])})

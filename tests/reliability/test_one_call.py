@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import loyalty.members
 from storage.database import Database
 from tests.databases import Clock
 from tests.house import House, running_house
@@ -25,8 +26,9 @@ CUSTOMER = r"/merchant_api/v1/customers/.*"
 
 
 @pytest.fixture
-def house(database: Database, clock: Clock) -> Iterator[House]:
-    # The deadline is not what is tried here: a busy machine may take long to run two hundred threads.
+def house(database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
+    # Deadlines are not what is tried here: a busy machine may take long to run two hundred threads.
+    monkeypatch.setattr(loyalty.members, "CROWD_WAITS_S", 20.0)
     with running_house(database.url, clock=clock, card_deadline_s=20.0, sandbox_rotate_refresh_tokens=True) as house:
         house.sandbox.rivo("northwind").add_customer(ANA, points=120)
         house.sandbox.faults.add(path=CUSTOMER, account="rivo", kind="slow", seconds=0.3, times=None)

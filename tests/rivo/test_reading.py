@@ -116,6 +116,8 @@ def test_an_event_has_the_id_beside_its_attributes_and_is_for_people() -> None:
         created_at=datetime(2026, 5, 1, 10, 0, 1, tzinfo=UTC),
         revoked=False,
         hidden=False,
+        sign_known=True,
+        customer_id=7198000000001,
     )
 
 

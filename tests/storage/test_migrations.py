@@ -89,6 +89,8 @@ def test_the_migration_to_programs_elsewhere_keeps_every_award_with_its_undo(emp
         "settled_by": None,
         "told": None,
         "marked_by_sealed": None,
+        "note_due_at": None,
+        "key_version": 0,
         "sends": 0,
         "lease_owner": None,
         "lease_until": None,

@@ -68,9 +68,11 @@ def upgrade() -> None:
     op.execute("UPDATE awards SET reverses = NULL WHERE reverses IS NOT NULL")
     with op.batch_alter_table("awards") as table:
         table.add_column(sa.Column("credit_cents", sa.BigInteger(), nullable=False, server_default=sa.text("0")))
+        table.add_column(sa.Column("note_due_at", TIME))
         table.add_column(sa.Column("settled_by", sa.String(20)))
         table.add_column(sa.Column("told", sa.String(200)))
         table.add_column(sa.Column("marked_by_sealed", sa.Text()))
+        table.add_column(sa.Column("key_version", sa.Integer(), nullable=False, server_default=sa.text("0")))
         table.add_column(sa.Column("sends", sa.Integer(), nullable=False, server_default=sa.text("0")))
         table.add_column(sa.Column("lease_owner", sa.String(40)))
         table.add_column(sa.Column("lease_until", TIME))
