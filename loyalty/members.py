@@ -35,7 +35,7 @@ from telemetry import MEMBER_READS
 # Threads of one process that may be asking at once while agents wait, and that refresh behind; and how many of them for
 # one store, so that a store whose program hangs, or whose tickets are a flood of strangers, leaves room for the others.
 ASKERS, ASKERS_OF_STORE = 32, 8
-REFRESHERS, REFRESHERS_OF_STORE = 4, 2
+REFRESHERS, REFRESHERS_OF_STORE = 6, 3
 # Cards of one process that may wait until their deadline: half of the web server's threads, so that a program which
 # hangs leaves the others to known members. A card beyond them waits only for a program that is quick.
 WAITERS, CROWD_WAITS_S = 16, 0.5
@@ -250,13 +250,14 @@ class Members:
     ) -> Member | None:
         """Ask now, or wait for the answer to who asks already. In a thread: however the program behaves, the card is
         answered at its deadline."""
-        try:
-            self._programs[store.program].check_ready(store)
-        except ProgramUnavailable:
-            _count(store, ReadOutcome.UNAVAILABLE)
-            raise
         began = monotonic()
         key = (store.id, member_hmac, with_date_of_birth)
+        if key not in self._asking:
+            try:
+                self._programs[store.program].check_ready(store)
+            except ProgramUnavailable:
+                _count(store, ReadOutcome.UNAVAILABLE)
+                raise
         with self._lock:
             asking = self._asking.get(key)
             mine = asking is None

@@ -496,7 +496,7 @@ class PointsEventRecord:
     created_at: datetime | None
     revoked: bool
     hidden: bool
-    # Whether `points` and `credits` have the sign that Rivo gave, not one taken from the kind of event.
+    # Whether the amount (points, else credits) has the sign that Rivo gave, not one taken from the kind of event.
     sign_known: bool = False
     # Of whom it is, where the row tells.
     customer_email: str = ""
@@ -647,9 +647,10 @@ def read_points_event(told: Any) -> PointsEventRecord | None:
     source = shown(found.get("source"))
     customer = read_customer(found.get("customer"))
     spent = source in _SPENDING or found.get("points_purchases_id") is not None
+    points = _signed(found.get("points_diff"), found.get("points_amount"), spent=spent, read=_whole) or 0
     return PointsEventRecord(
         id=resource_id,
-        points=_signed(found.get("points_diff"), found.get("points_amount"), spent=spent, read=_whole) or 0,
+        points=points,
         credits=_signed(found.get("credits_diff"), found.get("credits_amount"), spent=spent, read=_amount),
         what=shown(found.get("title")) or shown(found.get("external_note")) or _readable(source) or "Points changed",
         internal_note=_string(found.get("internal_note"))[: 10 * MAX_NOTE],
@@ -658,7 +659,7 @@ def read_points_event(told: Any) -> PointsEventRecord | None:
         created_at=_time(found.get("created_at")),
         revoked=_is_set(found.get("revoked_at")),
         hidden=_is_set(found.get("hidden")),
-        sign_known=_whole(found.get("points_diff")) is not None or _amount(found.get("credits_diff")) is not None,
+        sign_known=_amount(found.get("points_diff" if points else "credits_diff")) is not None,
         customer_email="" if customer is None else customer.email,
         customer_id=_whole(found.get("customer_identifier")) if customer is None else customer.id,
     )

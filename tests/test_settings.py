@@ -127,7 +127,7 @@ def test_every_fault_is_told_at_once(tmp_path: Path) -> None:
         ("SNAPSHOT_FRESH_S", "1", "86,400"),
         ("SNAPSHOT_NOT_FOUND_S", "1", "3,600"),
         ("SNAPSHOT_RETENTION_DAYS", "1", "3,650"),
-        ("UNKNOWN_AWARD_RESEND_AFTER_S", "1", "3,600"),
+        ("UNKNOWN_AWARD_RESEND_AFTER_S", "15", "3,600"),
     ],
 )
 def test_a_number_of_seconds_or_days_has_its_limits(tmp_path: Path, name: str, lowest: str, highest: str) -> None:

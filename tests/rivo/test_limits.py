@@ -39,7 +39,9 @@ def test_a_page_of_far_more_rows_than_asked_for_is_none() -> None:
         ({"points_diff": 50}, True, True),
         # The sign is not known: it may be ours.
         ({"points_diff": None, "points_amount": 50}, True, False),
+        ({"points_diff": None, "points_amount": 50, "credits_diff": "0.0"}, True, False),
         ({"credits_diff": "-5.0", "points_amount": 0}, False, True),
+        ({"credits_amount": "5.0", "points_diff": 0}, True, False),
     ],
 )
 def test_a_correction_that_quotes_our_note_is_not_our_event(
