@@ -125,11 +125,10 @@ class Delivery:
             return Look(outcome=Confirmation.REJECTED)
         if row.state == AwardState.UNKNOWN and not self._may_resend(row, now=now):
             return self._look(row, owner=owner, last=too_old)
-        if row.key_version != row.present_key_version and row.state == AwardState.UNKNOWN:
-            # The key was replaced. Found under the new one, it is there; but to send it again might give it twice, in
-            # two stores. What certainly did not arrive is for the store that the connection shows now.
-            return self._look(row, owner=owner, last=True)
-        if too_old or row.sends >= MAX_SENDS:
+        # The key was replaced: found under the new one, it is there, but to send it again might give it twice, in two
+        # stores. What certainly did not arrive is for the store that the connection shows now.
+        moved = row.key_version != row.present_key_version and row.state == AwardState.UNKNOWN
+        if moved or too_old or row.sends >= MAX_SENDS:
             return self._look(row, owner=owner, last=True)
         sending = self._journal.begin_again(operation_id, owner=owner)
         return self._not_mine(operation_id) if sending is None else self._attempt(sending, within_s=None)
