@@ -16,8 +16,6 @@ from time import perf_counter
 import orjson
 import structlog
 from flask import Blueprint, Response, request
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from loyalty import rivo_webhook as wire
@@ -26,16 +24,16 @@ from loyalty.delivery import Delivery
 from loyalty.members import Members
 from loyalty.program import ProgramKind, Store
 from loyalty.stores import Stores
-from storage.database import Database, unavailable_sentence
+from storage.database import Database
 from storage.deliveries import mark_handled, was_handled
-from storage.sealing import CannotOpen, Hasher
+from storage.sealing import Hasher
+from storage.trouble import TROUBLE, trouble_sentence
 from telemetry import REQUEST_SECONDS, REQUESTS, WEBHOOKS
 from widget.connections import Connection, Connections, ConnectionState
 
 PATH = "/rivo/webhooks"
 # A customer comes with every tag that the shop ever gave them.
 MAX_BODY = 256 * 1024
-TROUBLE = (DBAPIError, PoolTimeout, CannotOpen)
 
 
 class Outcome(StrEnum):
@@ -157,7 +155,7 @@ def _take(room: WebhookRoom, connection_id: int) -> Answer:
             status=503,
             message=_AGAIN,
             connection=connection,
-            trouble=_for_operator(error),
+            trouble=trouble_sentence(error),
         )
     except Exception:
         log.exception("webhook", outcome=Outcome.CRASHED)
@@ -227,15 +225,6 @@ def _act(room: WebhookRoom, store: Store, told: wire.Told) -> bool:
     for email in told.emails:
         room.members.outdate(store, member_hmac=room.hasher.email(email))
     return confirmed
-
-
-def _for_operator(error: Exception) -> str:
-    """What is wrong, for the log."""
-    if isinstance(error, DBAPIError):
-        return unavailable_sentence(error)
-    if isinstance(error, PoolTimeout):
-        return "More requests at once than database connections."
-    return str(error)
 
 
 _REFUSED = "refused"

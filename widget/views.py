@@ -19,7 +19,6 @@ import orjson
 import structlog
 from flask import Blueprint, Response, request
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from loyalty import award_key
@@ -32,8 +31,8 @@ from schemas.email import read_addresses
 from schemas.widget import UNREADABLE as _UNREADABLE
 from schemas.widget import AwardFields, BadRequest, RequestFault, read_award
 from settings import Settings
-from storage.database import unavailable_sentence
-from storage.sealing import CannotOpen, Hasher, RandomBytes
+from storage.sealing import Hasher, RandomBytes
+from storage.trouble import TROUBLE, trouble_sentence
 from telemetry import AWARDS, REQUEST_SECONDS, REQUESTS
 from widget import card
 from widget.connections import Connection, Connections, KeyPurpose
@@ -49,7 +48,6 @@ HTTP_STATUS: dict[str, int] = {
     Refusal.KEY_REUSED: 409,
     RequestFault.REQUEST_TOO_LARGE: 413,
 }
-TROUBLE = (DBAPIError, PoolTimeout, CannotOpen)
 
 
 class Outcome(StrEnum):
@@ -176,7 +174,7 @@ def _look_up(room: WidgetRoom) -> Answer:
     except TROUBLE as error:
         body = card.without_member(card.UNAVAILABLE, now=room.now())
         return Answer(
-            outcome=Outcome.UNAVAILABLE, status=200, body=body, connection=connection, trouble=_for_operator(error)
+            outcome=Outcome.UNAVAILABLE, status=200, body=body, connection=connection, trouble=trouble_sentence(error)
         )
     except Exception:
         # A bug of ours must not make Gorgias count failures; the traceback is for us.
@@ -214,7 +212,7 @@ def _award(room: WidgetRoom) -> Answer:
     except TROUBLE as error:
         body = _rejected(Outcome.UNAVAILABLE, _for_agent(error))
         return Answer(
-            outcome=Outcome.UNAVAILABLE, status=503, body=body, connection=connection, trouble=_for_operator(error)
+            outcome=Outcome.UNAVAILABLE, status=503, body=body, connection=connection, trouble=trouble_sentence(error)
         )
     except HTTPException:
         raise
@@ -279,15 +277,6 @@ def _sent() -> dict[str, Any]:
             raise BadRequest(RequestFault.REQUEST_UNREADABLE, _UNREADABLE)
         sent.update(loaded)
     return sent
-
-
-def _for_operator(error: Exception) -> str:
-    """What is wrong, for the log."""
-    if isinstance(error, DBAPIError):
-        return unavailable_sentence(error)
-    if isinstance(error, PoolTimeout):
-        return "More requests at once than database connections."
-    return str(error)
 
 
 def _for_agent(error: Exception) -> str:
