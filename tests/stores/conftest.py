@@ -1,17 +1,5 @@
-"""A running house with a store at Rivo, on each kind of database."""
+"""The running shop of these tests; `tests/awards_elsewhere/fixtures.py` has it."""
 
-from __future__ import annotations
+from tests.awards_elsewhere.fixtures import door, shop, shop_behind_door, small_shop
 
-from collections.abc import Iterator
-
-import pytest
-
-from storage.database import Database
-from tests.awards_elsewhere.shop import Shop, running_shop
-from tests.databases import Clock
-
-
-@pytest.fixture
-def shop(database: Database, clock: Clock) -> Iterator[Shop]:
-    with running_shop(database.url, clock=clock) as shop:
-        yield shop
+__all__ = ["door", "shop", "shop_behind_door", "small_shop"]
