@@ -6,17 +6,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
 from loyalty.delivery import Delivery
 from loyalty.journal import AWARD_SETTLED, CONFIRM_AWARD, Journal
 from loyalty.members import Members
 from storage.database import Database
 from storage.deliveries import DELIVERIES_KEPT, forget_deliveries
 from storage.queue import Job, defer
+from storage.sealing import CannotOpen
+from telemetry import JOBS
 from widget.notes import Notes
 
+TROUBLE_PAUSE_S = 2.0
+AFTER_CRASH = timedelta(seconds=30)
+MOST_AFTER_CRASH = timedelta(hours=1)
 # Each erases at most a thousand of a kind, in a transaction of its own.
 MOST_ROUNDS = 20
 FORGOTTEN_AFTER = timedelta(minutes=2)
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +38,7 @@ class JobResult:
 
 
 class Jobs:
-    """What the worker runs."""
+    """What the workers run."""
 
     def __init__(
         self,
@@ -50,6 +60,29 @@ class Jobs:
             AWARD_SETTLED: self._post_note,
             CONFIRM_AWARD: self._confirm_award,
         }
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every job that can be asked for."""
+        return tuple(self._functions)
+
+    def attend(self, job: Job) -> JobResult:
+        """Run one job and tell how it ended, whatever happened: trouble is another try later. Raises nothing."""
+        try:
+            result = self.run(job)
+        except (SQLAlchemyError, CannotOpen) as error:
+            # Expected, and over soon or after someone mends it: one line, and another try.
+            log.error("job", job=job.name, outcome="storage_trouble", kind=type(error).__name__, attempt=job.attempts)
+            pause = timedelta(seconds=min(TROUBLE_PAUSE_S * job.attempts, 60))
+            result = JobResult(outcome="storage_trouble", again_at=self._now() + pause)
+        except Exception:
+            # A bug must not lose the job: it is tried again, and the traceback is for us.
+            log.exception("job", job=job.name, outcome="crashed", attempt=job.attempts)
+            pause = min(AFTER_CRASH * 2 ** min(job.attempts - 1, 10), MOST_AFTER_CRASH)
+            result = JobResult(outcome="crashed", again_at=self._now() + pause)
+        JOBS.labels(job.name, result.outcome).inc()
+        log.info("job", job=job.name, outcome=result.outcome, attempt=job.attempts)
+        return result
 
     def run(self, job: Job) -> JobResult:
         """Run one job. An unknown name is dropped: a newer version may have asked, and its sweep will ask again."""

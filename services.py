@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 import requests
 
+from engine_worker import EngineWorker
 from jobs import Jobs
 from loyalty.awards import Awards
 from loyalty.delivery import Delivery
@@ -33,7 +34,7 @@ from storage.sealing import Hasher, RandomBytes, Sealer, load_hasher
 from widget.connections import Connections
 from widget.notes import Notes
 from widget.placement import Placement
-from worker import Worker
+from worker import EmbeddedWorker, Worker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +151,11 @@ def build_services(
     )
     notes = Notes(database, connections=connections, accounts=accounts, api_for=api_of, sealer=sealer, now=now)
     jobs = Jobs(database, notes=notes, journal=journal, delivery=delivery, members=members, now=now)
+    worker: Worker
+    if database.sqlite:
+        worker = EmbeddedWorker(database, jobs=jobs, now=now, random_bytes=random_bytes)
+    else:
+        worker = EngineWorker(database, jobs=jobs, now=now)
     return Services(
         settings=settings,
         database=database,
@@ -169,7 +175,7 @@ def build_services(
         connections=connections,
         placement=placement,
         jobs=jobs,
-        worker=Worker(database, jobs=jobs, now=now, random_bytes=random_bytes),
+        worker=worker,
         now=now,
         random_bytes=random_bytes,
     )

@@ -59,6 +59,10 @@ class Settings:
     snapshot_retention_days: int
     card_deadline_s: float
     unknown_award_resend_after_s: int
+    award_retention_days: int
+    forget_after_disconnect_days: int
+    metrics_token: str = field(repr=False)
+    sentry_dsn: str = field(repr=False)
 
     @property
     def development(self) -> bool:
@@ -114,6 +118,16 @@ class _Environment(Schema):
         validate=validate.Range(0.5, 4.5, error="must lie between 0.5 and 4.5: Gorgias waits five seconds."),
     )
     UNKNOWN_AWARD_RESEND_AFTER_S = fields.Integer(load_default=45)
+    AWARD_RETENTION_DAYS = fields.Integer(load_default=730)
+    FORGET_AFTER_DISCONNECT_DAYS = fields.Integer(load_default=30)
+    METRICS_TOKEN = fields.String(
+        load_default="",
+        validate=validate.Length(16, error="must have at least 16 characters, or be left empty."),
+    )
+    SENTRY_DSN = fields.String(
+        load_default="",
+        validate=validate.Regexp(r"https://[^@\s]+@[^@\s]+", error="must be the https address that Sentry shows."),
+    )
 
 
 MAX_POINTS = 2_000_000_000  # what the database's columns and the console's form hold
@@ -131,6 +145,8 @@ _HIGHEST = {
     "SNAPSHOT_NOT_FOUND_S": 3_600,
     "SNAPSHOT_RETENTION_DAYS": 3_650,
     "UNKNOWN_AWARD_RESEND_AFTER_S": 3_600,
+    "AWARD_RETENTION_DAYS": 3_650,
+    "FORGET_AFTER_DISCONNECT_DAYS": 365,
 }
 
 
@@ -232,6 +248,10 @@ def load(environment: Mapping[str, str], *, var: Path) -> Settings:
         snapshot_retention_days=values["SNAPSHOT_RETENTION_DAYS"],
         card_deadline_s=values["CARD_DEADLINE_S"],
         unknown_award_resend_after_s=values["UNKNOWN_AWARD_RESEND_AFTER_S"],
+        award_retention_days=values["AWARD_RETENTION_DAYS"],
+        forget_after_disconnect_days=values["FORGET_AFTER_DISCONNECT_DAYS"],
+        metrics_token=values["METRICS_TOKEN"],
+        sentry_dsn=values["SENTRY_DSN"],
     )
 
 

@@ -1,7 +1,8 @@
-"""The embedded runner: takes jobs from the queue and runs them, for one machine.
+"""The embedded runner: takes jobs from the queue and runs them, for one machine with SQLite.
 
 Several threads, so that a slow helpdesk holds up the notes of others only when it holds all of them. On SIGTERM it
 claims nothing more, finishes what runs and leaves; a job it could not finish is taken up again when its lease ends.
+On PostgreSQL its job engine runs the same jobs: `engine_worker.py`.
 """
 
 from __future__ import annotations
@@ -12,30 +13,36 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
 from queue import Empty, SimpleQueue
+from typing import Protocol
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobs import Jobs
 from storage.database import Database
-from storage.queue import Job, any_due, claim, finish, put_back
-from storage.sealing import CannotOpen, RandomBytes
-from telemetry import JOBS
+from storage.queue import any_due, claim, finish, put_back, show_running, show_stopped
+from storage.sealing import RandomBytes
 
 THREADS = 8
 # Longer than a job's longest run: a few calls to Gorgias, each with its timeouts and its patience.
 LEASE = timedelta(minutes=2)
 IDLE_S = 0.5
-SWEEP_EVERY_S = 60.0
+SHOW_EVERY_S = 10.0
+SWEEP_EVERY = 6  # shows
 TROUBLE_PAUSE_S = 2.0
-AFTER_CRASH = timedelta(seconds=30)
-MOST_AFTER_CRASH = timedelta(hours=1)
 
 log = structlog.get_logger()
 
 
-class Worker:
-    """Runs jobs until it is stopped."""
+class Worker(Protocol):
+    """What `flask worker` runs."""
+
+    def run_forever(self) -> None:
+        """Run jobs until SIGTERM or SIGINT; returns when what was running is finished."""
+
+
+class EmbeddedWorker:
+    """Runs the jobs of a SQLite database until it is stopped."""
 
     def __init__(
         self, database: Database, *, jobs: Jobs, now: Callable[[], datetime], random_bytes: RandomBytes
@@ -56,30 +63,13 @@ class Worker:
             job = claim(tx, owner=owner, now=self._now(), lease=LEASE)
         if job is None:
             return False
-        self._run(job, owner=owner)
-        return True
-
-    def _run(self, job: Job, *, owner: str) -> None:
-        try:
-            result = self._jobs.run(job)
-            outcome, again_at = result.outcome, result.again_at
-        except (SQLAlchemyError, CannotOpen) as error:
-            # Expected, and over soon or after someone mends it: one line, and another try.
-            log.error("job", job=job.name, outcome="storage_trouble", kind=type(error).__name__, attempt=job.attempts)
-            again_at = self._now() + timedelta(seconds=min(TROUBLE_PAUSE_S * job.attempts, 60))
-            outcome = "storage_trouble"
-        except Exception:
-            # A bug must not lose the job: it is tried again, and the traceback is for us.
-            log.exception("job", job=job.name, outcome="crashed", attempt=job.attempts)
-            pause = min(AFTER_CRASH * 2 ** min(job.attempts - 1, 10), MOST_AFTER_CRASH)
-            outcome, again_at = "crashed", self._now() + pause
+        result = self._jobs.attend(job)
         with self._database.write() as tx:
-            if again_at is None:
+            if result.again_at is None:
                 finish(tx, job, owner=owner)
             else:
-                put_back(tx, job, owner=owner, run_at=again_at)
-        JOBS.labels(job.name, outcome).inc()
-        log.info("job", job=job.name, outcome=outcome, attempt=job.attempts)
+                put_back(tx, job, owner=owner, run_at=result.again_at)
+        return True
 
     def run_forever(self) -> None:
         """Run until SIGTERM or SIGINT; returns when what was running is finished."""
@@ -87,18 +77,24 @@ class Worker:
         signals: SimpleQueue[int] = SimpleQueue()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, _: signals.put(number))
+        owner = self._random_bytes(12).hex()
         stopping = threading.Event()
         threads = [threading.Thread(target=self._loop, args=(stopping,), name=f"worker-{n}") for n in range(THREADS)]
         for thread in threads:
             thread.start()
         log.info("worker", outcome="started")
+        shows = 0
         while not stopping.is_set():
-            self._guarded(self._jobs.sweep)
+            self._guarded(lambda: self._show(owner))
+            if shows % SWEEP_EVERY == 0:
+                self._guarded(self._jobs.sweep)
+            shows += 1
             with suppress(Empty):
-                signals.get(timeout=SWEEP_EVERY_S)
+                signals.get(timeout=SHOW_EVERY_S)
                 stopping.set()
         for thread in threads:
             thread.join()
+        self._guarded(lambda: self._leave(owner))
         log.info("worker", outcome="stopped")
 
     def _loop(self, stopping: threading.Event) -> None:
@@ -115,3 +111,13 @@ class Worker:
         except SQLAlchemyError as error:
             log.error("worker", outcome="database_trouble", kind=type(error).__name__)
             return None
+
+    def _show(self, owner: str) -> bool:
+        with self._database.write() as tx:
+            show_running(tx, owner=owner, now=self._now())
+        return True
+
+    def _leave(self, owner: str) -> bool:
+        with self._database.write() as tx:
+            show_stopped(tx, owner=owner)
+        return True

@@ -1,7 +1,8 @@
 """The queue: a job is a hint that something is due.
 
 The state it serves is the truth, so that losing or repeating a job is harmless. `defer` works in the caller's
-transaction: the hint exists exactly when the state does.
+transaction: the hint exists exactly when the state does. On PostgreSQL the jobs are those of its job engine
+(`storage.engine`); what else stands here is the queue of one machine, on SQLite.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, and_, delete, or_, select, update
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy import Connection, and_, delete, func, or_, select, update
+from sqlalchemy.dialects.sqlite import insert
 
-from storage.tables import jobs
+from storage import engine
+from storage.tables import jobs, workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,9 @@ def defer(tx: Connection, name: str, ref: str, *, run_at: datetime, sooner: bool
 
     `sooner`: one that waits, and is not running, is brought forward to `run_at`.
     """
-    insert = sqlite_insert if tx.dialect.name == "sqlite" else postgresql_insert
+    if tx.dialect.name == "postgresql":
+        engine.defer(tx, name, ref, run_at=run_at, sooner=sooner)
+        return
     asked = insert(jobs).values(name=name, ref=ref, run_at=run_at)
     if sooner:
         asked = asked.on_conflict_do_update(
@@ -44,12 +47,21 @@ def defer(tx: Connection, name: str, ref: str, *, run_at: datetime, sooner: bool
     tx.execute(asked)
 
 
+def waiting(tx: Connection, *, now: datetime) -> dict[str, int]:
+    """How many jobs are due and not done yet, by name."""
+    counted = select(jobs.c.name, func.count().label("waiting")).where(jobs.c.run_at <= now).group_by(jobs.c.name)
+    return {row.name: row.waiting for row in tx.execute(counted)}
+
+
+def last_seen(tx: Connection) -> datetime | None:
+    """When a worker last showed that it runs; None when none ever did, or the last one stopped in good order."""
+    return tx.scalar(select(workers.c.last_seen_at).order_by(workers.c.last_seen_at.desc()).limit(1))
+
+
 def claim(tx: Connection, *, owner: str, now: datetime, lease: timedelta) -> Job | None:
     """Take the job that is due longest, for at most `lease`; None when nothing is due."""
     free = or_(jobs.c.lease_until.is_(None), jobs.c.lease_until < now)
     due = select(jobs.c.id).where(jobs.c.run_at <= now, free).order_by(jobs.c.run_at).limit(1)
-    # On PostgreSQL a rival may be taking the same job: take the next one instead of waiting to find it gone.
-    due = due.with_for_update(skip_locked=True)
     row = tx.execute(
         update(jobs)
         .where(jobs.c.id == due.scalar_subquery())
@@ -77,3 +89,15 @@ def any_due(tx: Connection, *, now: datetime) -> bool:
     """Whether `claim` would find something."""
     free = or_(jobs.c.lease_until.is_(None), jobs.c.lease_until < now)
     return tx.scalar(select(jobs.c.id).where(jobs.c.run_at <= now, free).limit(1)) is not None
+
+
+def show_running(tx: Connection, *, owner: str, now: datetime) -> None:
+    """Say that the worker process `owner` runs; one that has said nothing for an hour is forgotten."""
+    tx.execute(delete(workers).where(workers.c.last_seen_at < now - timedelta(hours=1)))
+    shown = insert(workers).values(owner=owner, last_seen_at=now)
+    tx.execute(shown.on_conflict_do_update(index_elements=[workers.c.owner], set_={"last_seen_at": now}))
+
+
+def show_stopped(tx: Connection, *, owner: str) -> None:
+    """The worker process `owner` ends in good order."""
+    tx.execute(delete(workers).where(workers.c.owner == owner))

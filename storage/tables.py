@@ -75,11 +75,23 @@ accounts = Table(
     Column("access_token_sealed", Text),
     Column("refresh_token_sealed", Text),
     Column("access_expires_at", UtcTime),
+    # Half of the token's life: from then on it is refreshed ahead of time.
+    Column("refresh_at", UtcTime, index=True),
+    # When Gorgias first refused to refresh while the access token still lived; a second refusal confirms it.
+    Column("refused_at", UtcTime),
     Column("token_version", Integer, nullable=False, server_default=text("0")),
     Column("lease_owner", String(40)),
     Column("lease_until", UtcTime),
     Column("user_email_sealed", Text),
     Column("connected_at", UtcTime, nullable=False),
+    Column("disconnected_at", UtcTime),
+    # When personal data was erased after it was disconnected; said again after each later time.
+    Column("forgotten_at", UtcTime),
+    # What could not be taken out of Gorgias and has to be deleted there by hand: a list of sentences.
+    Column("left_over", JSON),
+    Column("probed_at", UtcTime, index=True),
+    # Where the merchant wants to be told of trouble; whoever knows such an address may often write to it.
+    Column("notice_url_sealed", Text),
     Column("updated_at", UtcTime, nullable=False),
 )
 
@@ -91,6 +103,8 @@ oauth_states = Table(
     Column("account", String(63), nullable=False),
     Column("purpose", String(20), nullable=False),
     Column("nonce", String(64), nullable=False),
+    # The page the person came from, with its award key: sealed, since whoever has the key may award with it.
+    Column("return_to_sealed", Text),
     Column("expires_at", UtcTime, nullable=False, index=True),
 )
 
@@ -182,6 +196,8 @@ connections = Table(
     Column("max_credit_cents_per_award", BigInteger, nullable=False, server_default=text("0")),
     Column("max_credit_cents_per_day", BigInteger, nullable=False, server_default=text("0")),
     Column("show_date_of_birth", Boolean, nullable=False),
+    # Until when the requests of Gorgias are recorded for the inspector.
+    Column("inspect_until", UtcTime),
     Column("created_at", UtcTime, nullable=False),
     UniqueConstraint("account_id", "store_id"),
 )
@@ -213,6 +229,8 @@ members = Table(
     Column("lifetime_points", BigInteger, nullable=False),
     Column("created_at", UtcTime, nullable=False),
     Column("updated_at", UtcTime, nullable=False),
+    # When what tells who it is was erased: the sealed e-mail is an empty text since.
+    Column("erased_at", UtcTime),
     UniqueConstraint("store_id", "email_hmac"),
 )
 
@@ -293,11 +311,20 @@ awards = Table(
     Column("note_attempts", Integer, nullable=False, server_default=text("0")),
     # Since when it is tried; empty in rows from before an award could get a second note.
     Column("note_due_at", UtcTime),
+    # When everything personal in it was erased: sealed e-mails are empty texts since, HMACs mean nobody.
+    Column("erased_at", UtcTime),
     UniqueConstraint("connection_id", "award_key_nonce"),
     Index("ix_awards_connection_id_created_at", "connection_id", "created_at"),
     Index("ix_awards_note_state_created_at", "note_state", "created_at"),
     Index("ix_awards_state_created_at", "state", "created_at"),
     Index("ix_awards_store_id_member_hmac_created_at", "store_id", "member_hmac", "created_at"),
+    # The retention's: those that are past their time are found without reading what is erased already.
+    Index(
+        "ix_awards_not_erased",
+        "created_at",
+        sqlite_where=text("erased_at IS NULL"),
+        postgresql_where=text("erased_at IS NULL"),
+    ),
     # One undo for an award; an undo that was rejected undid nothing and stands in nobody's way.
     Index(
         "uq_awards_reverses",
@@ -308,6 +335,75 @@ awards = Table(
     ),
 )
 
+award_attempts = Table(
+    "award_attempts",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("operation_id", String(40), ForeignKey("awards.operation_id"), nullable=False, index=True),
+    Column("at", UtcTime, nullable=False, index=True),
+    # What was done: sent, looked for, told by a webhook, marked by a person; and the reason word it ended with.
+    Column("kind", String(20), nullable=False),
+    Column("outcome", String(40), nullable=False),
+    Column("took_ms", Integer),
+    # What was answered, without anything personal.
+    Column("answer", String(300)),
+)
+
+# What is wrong now, as the probe or a job last saw it; a row goes when all is well again.
+troubles = Table(
+    "troubles",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("account_id", Id, ForeignKey("accounts.id"), nullable=False),
+    # What the finding is about within the account, such as `connection 3`; empty for the account itself.
+    Column("subject", String(40), nullable=False),
+    Column("finding", String(60), nullable=False),
+    Column("severity", String(10), nullable=False),
+    Column("sentence", String(400), nullable=False),
+    Column("remedy", String(400), nullable=False),
+    Column("since", UtcTime, nullable=False),
+    UniqueConstraint("account_id", "subject", "finding"),
+)
+
+# Who changed what in the console.
+changes = Table(
+    "changes",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("account_id", Id, ForeignKey("accounts.id"), nullable=False),
+    Column("connection_id", Id, ForeignKey("connections.id")),
+    Column("at", UtcTime, nullable=False, index=True),
+    Column("who_sealed", Text, nullable=False),
+    Column("what", String(40), nullable=False),
+    # Settings before and after, by name; never a secret.
+    Column("details", JSON, nullable=False),
+    Index("ix_changes_account_id_id", "account_id", "id"),
+)
+
+# Requests of Gorgias, without their values, while a merchant asks why a card or macro is blank.
+inspected_requests = Table(
+    "inspected_requests",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("connection_id", Id, ForeignKey("connections.id"), nullable=False),
+    Column("at", UtcTime, nullable=False, index=True),
+    Column("route", String(40), nullable=False),
+    Column("outcome", String(40), nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("took_ms", Integer, nullable=False),
+    Column("seen", JSON, nullable=False),
+    Index("ix_inspected_requests_connection_id_id", "connection_id", "id"),
+)
+
+# Worker processes and when each last showed that it runs. On PostgreSQL a view of what the job engine keeps.
+workers = Table(
+    "workers",
+    metadata,
+    Column("owner", String(40), primary_key=True),
+    Column("last_seen_at", UtcTime, nullable=False),
+)
+
+# Jobs that wait or run. On PostgreSQL a view of what the job engine keeps, to be read alone.
 jobs = Table(
     "jobs",
     metadata,

@@ -24,6 +24,7 @@ from services import Services, build_services
 from settings import Settings
 from storage.tables import accounts, members
 from tests.databases import FIRST_KEY, Clock, seeded_random_bytes
+from tests.stepping import run_one
 from widget.connections import Connection
 
 SECRET_KEY = "a secret key of the tests, long enough: 0123456789"
@@ -175,7 +176,7 @@ class House:
     def work(self) -> int:
         """Run every job that is due now; how many there were."""
         done = 0
-        while self.services.worker.run_one():
+        while run_one(self.services):
             done += 1
             assert done < 1000
         return done
@@ -260,6 +261,10 @@ def running_house(database_url: str, *, clock: Clock, **overrides: Any) -> Itera
                 "snapshot_retention_days": 30,
                 "card_deadline_s": 2.5,
                 "unknown_award_resend_after_s": 45,
+                "award_retention_days": 730,
+                "forget_after_disconnect_days": 30,
+                "metrics_token": "",
+                "sentry_dsn": "",
                 **for_settings,
             }
         )

@@ -16,6 +16,7 @@ from loyalty import ledger
 from loyalty.ledger_import import import_members
 from tests.browser.steps import RunningClock, Visit
 from tests.house import House, running_house
+from tests.stepping import run_one
 
 ROOT = Path(__file__).resolve().parents[2]
 MEMBERS = ROOT / "demo" / "members.csv"
@@ -70,7 +71,7 @@ def house(tmp_path: Path, migrated_file: Path) -> Iterator[House]:
 
         def work() -> None:
             while not stopping.is_set():
-                if not services.worker.run_one():
+                if not run_one(services):
                     stopping.wait(0.05)
 
         worker = threading.Thread(target=work, name="worker")

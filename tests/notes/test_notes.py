@@ -18,6 +18,7 @@ from storage.queue import defer
 from storage.tables import accounts, awards, jobs
 from tests.databases import seeded_random_bytes
 from tests.notes.tickets import EMAIL, Ticket
+from tests.stepping import run_one
 from widget.notes import AGAIN_AFTER_S, note_text
 
 
@@ -331,7 +332,7 @@ def test_two_workers_at_once_post_one_note(ticket: Ticket) -> None:
 
     def work(number: int) -> bool:
         together.wait(timeout=10)
-        return (house.services if number % 2 else another).worker.run_one()
+        return run_one(house.services if number % 2 else another)
 
     with ThreadPoolExecutor(4) as pool:
         ran = list(pool.map(work, range(4)))

@@ -17,11 +17,11 @@ FLOORS = [
     {"app"},
     {"cli"},
     {"services"},
-    {"worker"},
+    {"engine_worker", "worker"},
     {"jobs"},
     {"console", "oauth", "webhooks", "widget"},
     {"loyalty"},
-    {"outbound", "schemas", "storage", "telemetry", "settings"},
+    {"findings", "outbound", "schemas", "storage", "telemetry", "settings"},
 ]
 HOUSE = set().union(*FLOORS)
 ROOMS = sorted(HOUSE | {"sandbox"})

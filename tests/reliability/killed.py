@@ -20,6 +20,7 @@ from loyalty.awards import AwardRefused, AwardRequest, Origin
 from loyalty.program import ProgramKind, ProgramUnavailable, Store
 from settings import Settings
 from tests.reliability.world import RULES, Process, Steps
+from tests.stepping import run_one
 
 
 class WaitingSteps(Steps):
@@ -72,7 +73,7 @@ def live(task: dict[str, Any]) -> None:
             result = services.awards.undo(operation_id=task["operation_id"], origin=origin)
             say(f"answered {result.operation_id}")
         else:
-            while services.worker.run_one():
+            while run_one(services):
                 pass
     except (AwardRefused, ProgramUnavailable) as error:
         say(f"refused {type(error).__name__}")

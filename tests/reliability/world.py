@@ -35,6 +35,7 @@ from settings import Settings
 from storage.tables import accounts, awards, jobs
 from tests.databases import FIRST_KEY, seeded_random_bytes
 from tests.house import SECRET_KEY
+from tests.stepping import run_one
 
 # Numbers of worlds, none twice at one Rivo.
 WORLDS = count(1)
@@ -239,6 +240,10 @@ class World:
             snapshot_retention_days=30,
             card_deadline_s=2.5,
             unknown_award_resend_after_s=RESEND_AFTER_S,
+            award_retention_days=730,
+            forget_after_disconnect_days=30,
+            metrics_token="",
+            sentry_dsn="",
         )
         self.processes = [self._new_process(), self._new_process()]
         services = self.processes[0].services
@@ -405,7 +410,7 @@ class World:
     def work(self, process: Process) -> None:
         """Run the jobs that are due."""
         for _ in range(200):
-            if not process.services.worker.run_one():
+            if not run_one(process.services):
                 return
         raise AssertionError("The worker never came to an end.")
 

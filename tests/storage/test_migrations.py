@@ -23,6 +23,15 @@ from tests.databases import Clock, migrate
 
 ROOT = Path(__file__).resolve().parents[2]
 
+
+def _is_ours(_object: Any, name: str | None, kind: str, _reflected: bool, _compared: Any) -> bool:
+    """On PostgreSQL two of our tables are views of what the job engine keeps in tables of its own."""
+    return kind != "table" or (not str(name).startswith("procrastinate_") and name not in ("jobs", "workers"))
+
+
+COMPARED = {"compare_type": True, "compare_server_default": True}
+COMPARED_ON_POSTGRESQL = {**COMPARED, "include_object": _is_ours}
+
 MIGRATE = """
 import sys
 from storage.database import Database
@@ -38,7 +47,7 @@ database.close()
 
 def test_the_migrations_make_what_the_tables_say(database: Database) -> None:
     with database.read() as tx:
-        context = MigrationContext.configure(tx, opts={"compare_type": True, "compare_server_default": True})
+        context = MigrationContext.configure(tx, opts=COMPARED if database.sqlite else COMPARED_ON_POSTGRESQL)
         assert compare_metadata(context, metadata) == []
 
 
@@ -108,7 +117,7 @@ def test_the_migration_to_programs_elsewhere_keeps_every_award_with_its_undo(emp
     assert (connection["max_credit_cents_per_award"], connection["max_credit_cents_per_day"]) == (0, 0)
     assert connection["max_points_per_award"] == 1000
     with database.read() as tx:
-        context = MigrationContext.configure(tx, opts={"compare_type": True, "compare_server_default": True})
+        context = MigrationContext.configure(tx, opts=COMPARED if database.sqlite else COMPARED_ON_POSTGRESQL)
         assert compare_metadata(context, metadata) == []
 
 

@@ -1,0 +1,69 @@
+"""The job engine on PostgreSQL: Procrastinate, which keeps its jobs in the same database as the state they serve.
+
+Here is what everyone needs who asks for a job: its schema, and asking in the caller's own transaction. `worker.py` runs
+the jobs. Source: https://procrastinate.readthedocs.io/
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+from pathlib import Path
+
+from procrastinate import App, PsycopgConnector
+from procrastinate.schema import SchemaManager
+from sqlalchemy import Connection, text
+
+QUEUE = "tallydesk"
+
+# Its lines would tell what each job is about, and its troubles with tracebacks; ours say the same in one line.
+logging.getLogger("procrastinate").setLevel(logging.CRITICAL)
+
+# Never opened: a job is asked for on the connection of whoever asks.
+_app = App(connector=PsycopgConnector())
+
+
+def install(tx: Connection, *, after: str = "", through: str) -> None:
+    """Run the engine's own migrations in `tx`: those whose names come after `after`, up to `through` and its parts.
+
+    Called by our migrations alone. A newer engine with newer migrations takes a migration of ours that names them.
+    """
+    for script in migrations():
+        if after and script.name[: len(after)] <= after:
+            continue
+        if script.name[: len(through)] <= through:
+            tx.exec_driver_sql(script.read_text().replace("%", "%%"))
+    # Asking first looks whether the same job waits already; the engine finds its jobs by other columns.
+    if not after:
+        tx.execute(text("CREATE INDEX tallydesk_jobs_waiting ON procrastinate_jobs (lock) WHERE status = 'todo'"))
+
+
+def migrations() -> list[Path]:
+    """The migrations that the installed engine brings, in order."""
+    return sorted(Path(SchemaManager.get_migrations_path()).glob("*.sql"))
+
+
+def defer(tx: Connection, name: str, ref: str, *, run_at: datetime, sooner: bool) -> None:
+    """What `storage.queue.defer` says, on PostgreSQL.
+
+    The lock is the job's own name and reference: one of them runs at a time. It is not shared between the jobs of one
+    award, because the engine runs jobs of one lock in the order in which they were asked for, and a note would wait
+    for a look that is due later.
+    """
+    lock = f"{name} {ref}"
+    if sooner:
+        brought_forward = tx.execute(
+            text(
+                "UPDATE procrastinate_jobs SET scheduled_at = LEAST(scheduled_at, :run_at)"
+                " WHERE lock = :lock AND status = 'todo' RETURNING id"
+            ),
+            {"lock": lock, "run_at": run_at},
+        ).first()
+        if brought_forward is not None:
+            return
+    elif tx.scalar(text("SELECT true FROM procrastinate_jobs WHERE lock = :lock AND status = 'todo'"), {"lock": lock}):
+        return
+    # Two who ask at the same moment may both come here: the job is run twice, and the second time finds nothing to do.
+    _app.configure_task(
+        name, lock=lock, queue=QUEUE, schedule_at=run_at, connection=tx.connection.driver_connection
+    ).defer(ref=ref)
