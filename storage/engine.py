@@ -35,7 +35,9 @@ def install(tx: Connection, *, after: str = "", through: str) -> None:
             tx.exec_driver_sql(script.read_text().replace("%", "%%"))
     # Asking first looks whether the same job waits already; the engine finds its jobs by other columns.
     if not after:
-        tx.execute(text("CREATE INDEX tallydesk_jobs_waiting ON procrastinate_jobs (lock) WHERE status = 'todo'"))
+        tx.execute(
+            text("CREATE INDEX tallydesk_jobs_known ON procrastinate_jobs (lock) WHERE status IN ('todo', 'doing')")
+        )
 
 
 def migrations() -> list[Path]:
@@ -51,17 +53,19 @@ def defer(tx: Connection, name: str, ref: str, *, run_at: datetime, sooner: bool
     for a look that is due later.
     """
     lock = f"{name} {ref}"
-    if sooner:
-        brought_forward = tx.execute(
-            text(
-                "UPDATE procrastinate_jobs SET scheduled_at = LEAST(scheduled_at, :run_at)"
-                " WHERE lock = :lock AND status = 'todo' RETURNING id"
-            ),
+    known = tx.execute(
+        text(
+            "SELECT id, status, scheduled_at FROM procrastinate_jobs WHERE lock = :lock AND status IN ('todo', 'doing')"
+        ),
+        {"lock": lock},
+    ).all()
+    if sooner and any(job.status == "todo" and job.scheduled_at > run_at for job in known):
+        tx.execute(
+            text("UPDATE procrastinate_jobs SET scheduled_at = :run_at WHERE lock = :lock AND status = 'todo'"),
             {"lock": lock, "run_at": run_at},
-        ).first()
-        if brought_forward is not None:
-            return
-    elif tx.scalar(text("SELECT true FROM procrastinate_jobs WHERE lock = :lock AND status = 'todo'"), {"lock": lock}):
+        )
+    # One that runs says itself whether and when it runs again: a second one beside it would look twice as often.
+    if known:
         return
     # Two who ask at the same moment may both come here: the job is run twice, and the second time finds nothing to do.
     _app.configure_task(

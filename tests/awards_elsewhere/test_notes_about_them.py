@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from sqlalchemy import insert
 
 from loyalty.awards import AwardResult
 from loyalty.journal import AWARD_SETTLED
 from sandbox.rivo_shapes import RivoShapes
 from storage.database import Database
-from storage.tables import jobs
+from storage.queue import defer
 from tests.awards_elsewhere.shop import ANA, Shop, running_shop
 from tests.databases import Clock
 
@@ -185,7 +184,7 @@ def test_a_note_is_posted_once_however_often_its_job_runs(ticket: Ticket) -> Non
     done = _in_review(ticket)
     for _ in range(3):
         with ticket.house.services.database.write() as tx:
-            tx.execute(insert(jobs).values(name=AWARD_SETTLED, ref=done, run_at=ticket.clock()))
+            defer(tx, AWARD_SETTLED, done, run_at=ticket.clock())
         ticket.work(10)
         ticket.house.services.jobs.sweep()
         ticket.work(10)

@@ -63,17 +63,15 @@ class Host:
 @contextmanager
 def worker(house: House, log: Path) -> Iterator[Host]:
     """One `flask worker`, ready to take jobs."""
-    with log.open("w") as sink:
-        env = {**environment_of(house), "RIVO_URL": house.services.settings.rivo_url}
-        with start("worker", env=env, log=sink) as process:
-            host = Host(process, log)
-            try:
-                wait_for(lambda: '"outcome":"started"' in log.read_text(), "the worker never began", log=log)
-                yield host
-            finally:
-                if process.poll() is None:
-                    process.kill()
-                process.communicate(timeout=10)
+    with log.open("w") as sink, start("worker", env=_environment(house), log=sink) as process:
+        host = Host(process, log)
+        try:
+            wait_for(lambda: '"outcome":"started"' in log.read_text(), "the worker never began", log=log)
+            yield host
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.communicate(timeout=10)
 
 
 @contextmanager
@@ -81,10 +79,8 @@ def web(house: House, folder: Path, name: str) -> Iterator[Host]:
     """One gunicorn with one worker process."""
     with free_port() as port:
         env = {
-            **environment_of(house),
+            **_environment(house),
             "PORT": str(port),
-            "RIVO_URL": house.services.settings.rivo_url,
-            "UNKNOWN_AWARD_RESEND_AFTER_S": "15",
             "WEB_CONCURRENCY": "1",
             "TMPDIR": str(folder),
         }
@@ -167,7 +163,11 @@ def test_replacing_and_killing_hosts_under_load_loses_no_award_and_doubles_none(
         workers_.append(hosts.enter_context(worker(house, tmp_path / "worker-2.log")))
         load.finish()
         assert len(load.told) == TICKETS
-        wait_for(lambda: _unsettled(house, load.told.values()) == 0, "awards never settled", log=workers_[2].log)
+        webs[2].stop()
+        workers_[2].stop()
+        _let_pass(house, minutes=3)
+        workers_.append(hosts.enter_context(worker(house, tmp_path / "worker-3.log")))
+        wait_for(lambda: _unsettled(house, load.told.values()) == 0, "awards never settled", log=workers_[3].log)
         for host in (*webs, *workers_):
             assert "Traceback" not in host.log.read_text(), host.log.read_text()
     told = Counter(load.told.values())
@@ -225,6 +225,25 @@ def test_the_engines_own_tooling_works_on_our_jobs(house: House) -> None:
     assert done.returncode == 0, done.stderr
     assert "award_settled on tallydesk - [todo]" in done.stdout
     assert EMAIL not in done.stdout
+
+
+def _environment(house: House) -> dict[str, str]:
+    """What every process gets; an award that was cut off before it was sent is sent again as early as may be."""
+    return {
+        **environment_of(house),
+        "RIVO_URL": house.services.settings.rivo_url,
+        "UNKNOWN_AWARD_RESEND_AFTER_S": "15",
+    }
+
+
+def _let_pass(house: House, *, minutes: int) -> None:
+    """So much time, while no process runs: what the killed ones held has ended, and what waits is due."""
+    microseconds = minutes * 60_000_000
+    with house.services.database.write() as tx:
+        for column in (awards.c.lease_until, awards.c.attempt_ended_at):
+            tx.execute(text(f"UPDATE awards SET {column.name} = {column.name} - {microseconds}"))
+        tx.execute(text(f"UPDATE procrastinate_jobs SET scheduled_at = scheduled_at - interval '{minutes} minutes'"))
+        tx.execute(text(f"UPDATE procrastinate_workers SET last_heartbeat = now() - interval '{minutes} minutes'"))
 
 
 def _unsettled(house: House, operation_ids: Iterable[str]) -> int:

@@ -39,14 +39,15 @@ def test_what_waits_can_be_brought_forward_and_is_never_put_off(postgres_databas
     assert _run_at(postgres_database) == clock() + timedelta(seconds=10)
 
 
-def test_what_is_running_may_be_asked_for_again_and_waits_for_its_end(
+def test_a_running_job_is_not_asked_for_again_and_its_own_word_counts(
     postgres_database: Database, clock: Clock
 ) -> None:
-    """What was asked for while it ran may be news that the run has not seen."""
+    """Else it would run beside itself, or again before the time that it asks for."""
     _defer(postgres_database, "note", "op-1", run_at=clock())
     with postgres_database.write() as tx:
         assert _fetch(tx) == "note op-1"
     _defer(postgres_database, "note", "op-1", run_at=clock(), sooner=True)
+    assert _waiting(postgres_database) == [("note", "op-1")]
     with postgres_database.write() as tx:
         assert _fetch(tx) is None, "one of them at a time"
 

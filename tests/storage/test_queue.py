@@ -158,9 +158,7 @@ def test_a_running_job_is_not_brought_forward_and_its_own_word_counts(sqlite_dat
     assert _claim(sqlite_database, "rival", clock) is not None
 
 
-def test_a_job_put_back_waits_again_and_can_be_brought_forward(
-    sqlite_database: Database, clock: Clock
-) -> None:
+def test_a_job_put_back_waits_again_and_can_be_brought_forward(sqlite_database: Database, clock: Clock) -> None:
     _defer(sqlite_database, "note", "op-1", run_at=clock())
     job = _claim(sqlite_database, "me", clock)
     assert job is not None
