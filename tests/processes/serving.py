@@ -55,11 +55,13 @@ def free_port() -> Iterator[int]:
         yield probe.getsockname()[1]
 
 
-def gunicorn(env: dict[str, str], *, log: Path, root: Path = ROOT) -> subprocess.Popen[bytes]:
+def gunicorn(
+    env: dict[str, str], *, log: Path, root: Path = ROOT, app: str = "app:create_app()"
+) -> subprocess.Popen[bytes]:
     """Start it; everything it says goes to `log`."""
     with log.open("ab") as sink:
         return subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "app:create_app()"],
+            [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", app],
             cwd=root,
             env=env,
             stdout=sink,

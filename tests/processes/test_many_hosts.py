@@ -15,12 +15,13 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
-from sqlalchemy import func, select, text
+from sqlalchemy import func, make_url, select, text
 
 from loyalty.rivo_wire import read_internal_note
 from storage.database import Database
 from storage.tables import awards, jobs, workers
 from tests.cli.command import environment_of, start
+from tests.databases import Postgres
 from tests.house import House, running_house
 from tests.notes.tickets import EMAIL, Ticket
 from tests.placement.gorgias import RunningClock
@@ -202,6 +203,30 @@ def test_a_killed_workers_job_is_taken_up_by_another_host_and_the_note_is_posted
         assert tx.scalar(select(func.count()).select_from(workers)) == 0, "who stops in good order says goodbye"
 
 
+def test_a_job_whose_outcome_could_not_be_written_is_taken_up_again(
+    house: House, postgres: Postgres, tmp_path: Path
+) -> None:
+    """The database goes away while the job waits for Gorgias, and comes back."""
+    ticket = Ticket(house)
+    name = make_url(house.services.database.url).database
+    slow = ticket.sandbox.faults.add(ticket.path, method="POST", kind="slow", seconds=1.0)
+    with worker(house, tmp_path / "worker.log") as host:
+        operation_id = ticket.award()
+        wait_for(lambda: slow.hits == 1, "no note was sent", log=host.log)
+        postgres.run(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        postgres.run(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+        wait_for(lambda: '"outcome":"storage_trouble"' in host.log.read_text(), "no trouble", log=host.log)
+        postgres.run(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        house.services.database.close()
+        wait_for(lambda: _workers(house) > 0, "the worker did not come back", log=host.log)
+        with house.services.database.write() as tx:
+            tx.execute(text("UPDATE procrastinate_workers SET last_heartbeat = now() - interval '1 minute'"))
+        wait_for(lambda: ticket.state(operation_id) == ("posted", None), "never taken up", log=host.log)
+        host.stop()
+        assert "Traceback" not in host.log.read_text()
+    assert (len(ticket.notes()), ticket.posts()) == (1, 1)
+
+
 def test_a_note_follows_its_award_at_once_though_nobody_polls_for_it(house: House, tmp_path: Path) -> None:
     """The engine wakes its worker by LISTEN and NOTIFY."""
     ticket = Ticket(house)
@@ -234,6 +259,11 @@ def _environment(house: House) -> dict[str, str]:
         "RIVO_URL": house.services.settings.rivo_url,
         "UNKNOWN_AWARD_RESEND_AFTER_S": "15",
     }
+
+
+def _workers(house: House) -> int:
+    with house.services.database.read() as tx:
+        return tx.scalar(select(func.count()).select_from(workers)) or 0
 
 
 def _let_pass(house: House, *, minutes: int) -> None:
