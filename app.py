@@ -6,10 +6,11 @@ import os
 from typing import Any
 
 import click
+import orjson
 import structlog
-from flask import Flask, Request, Response, make_response, render_template, request
-from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
+from flask import Flask, Response, g, make_response, render_template, request
 from flask_wtf import CSRFProtect
+from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException
@@ -17,19 +18,30 @@ from werkzeug.exceptions import HTTPException
 import cli
 import console.room
 import console.views
+import health
 import oauth.views
 import settings as configuration
 import webhooks.views
 import widget.views
+from api_description import describe
+from console.changes import Change, record
+from findings import Severity
+from limiting import Limit
 from oauth.gorgias_api import origin_of
+from oauth.sessions import Sessions
 from oauth.sign_in import SESSION_LIFE
+from redaction import hide
 from services import Services, build_services
 from settings import Settings, SettingsError
 from storage.database import Database, DatabaseUnavailable, unavailable_sentence
 from storage.sealing import CannotOpen, Sealer, load_hasher
-from telemetry import REQUESTS, configure_logging, exposition
+from telemetry import configure_logging
+from watching.gauges import Gauges
+from watching.metrics_page import MetricsPage
+from watching.request_log import add_request_log
 
 MAX_BODY = 16 * 1024
+OPERATIONS = ("/healthz", "/readyz", "/metrics", "/openapi.json")
 
 log = structlog.get_logger()
 
@@ -37,16 +49,19 @@ log = structlog.get_logger()
 def create_app(services: Services | None = None) -> Flask:
     """The Flask application. Without `services`, settings are read from the environment.
 
-    Raises click.ClickException with every fault of the settings, so that commands end in a sentence.
+    Raises click.ClickException with every fault of the settings, so that commands end in a sentence. Only for
+    `flask doctor` there is an application all the same, which can do nothing but tell them.
     """
     if services is None:
-        configure_logging()
         try:
-            services = build_services(configuration.from_environment())
+            services = _services_of_this_process(configuration.from_environment())
         except (SettingsError, DatabaseUnavailable) as error:
+            if cli.is_looking_for_a_command():
+                return cli.doctor_alone(error)
             raise click.ClickException(str(error)) from error
     settings = services.settings
     app = Flask(__name__, static_folder=None)
+    add_request_log(app, random_bytes=services.random_bytes)
     secure = settings.public_url.startswith("https://")
     app.config.update(
         SECRET_KEY=settings.secret_key,
@@ -62,20 +77,46 @@ def create_app(services: Services | None = None) -> Flask:
         # It compares the Referer with Host, which a proxy on the same machine may have changed; the token stays.
         WTF_CSRF_SSL_STRICT=False,
     )
-    app.session_interface = _SessionsOutsideWidget()
+    app.session_interface = Sessions(services.session_keys, outside=("/widget/", "/rivo/webhooks/", *OPERATIONS))
     app.jinja_env.filters["thousands"] = lambda number: f"{number:,}"
     app.extensions["tallydesk"] = services
     csrf = CSRFProtect(app)
 
+    console_room = console.room.ConsoleRoom(
+        settings=settings,
+        database=services.database,
+        accounts=services.accounts,
+        connections=services.connections,
+        placement=services.placement,
+        leaving=services.leaving,
+        probe=services.probe,
+        troubles=services.troubles,
+        notices=services.notices,
+        http=services.http,
+        members=services.members,
+        awards=services.awards,
+        rivo=services.rivo,
+        stores=services.stores,
+        snapshots=services.snapshots,
+        sealer=services.sealer,
+        hasher=services.hasher,
+        csrf=csrf,
+        api_for=lambda account_id, name: services.api_for(name, services.accounts.token_source(account_id)),
+        now=services.now,
+        random_bytes=services.random_bytes,
+    )
     app.register_blueprint(
         oauth.views.create_blueprint(
             oauth.views.OAuthRoom(
                 settings=settings,
                 accounts=services.accounts,
+                sealer=services.sealer,
                 endpoint=services.endpoint,
                 api_for=services.api_for,
                 now=services.now,
                 random_bytes=services.random_bytes,
+                starts=oauth.views.Starts(services.now),
+                on_connected=lambda visitor: record(console_room, visitor, Change.ACCOUNT_CONNECTED),
             )
         )
     )
@@ -84,35 +125,18 @@ def create_app(services: Services | None = None) -> Flask:
             widget.views.WidgetRoom(
                 settings=settings,
                 connections=services.connections,
+                inspector=services.inspector,
                 accounts=services.accounts,
                 members=services.members,
                 awards=services.awards,
                 hasher=services.hasher,
+                wrong_keys=Limit(most=widget.views.WRONG_KEYS, within=widget.views.WRONG_KEYS_WITHIN, now=services.now),
                 now=services.now,
                 random_bytes=services.random_bytes,
             )
         )
     )
-    app.register_blueprint(
-        console.views.create_blueprint(
-            console.room.ConsoleRoom(
-                settings=settings,
-                database=services.database,
-                accounts=services.accounts,
-                connections=services.connections,
-                placement=services.placement,
-                http=services.http,
-                awards=services.awards,
-                rivo=services.rivo,
-                stores=services.stores,
-                snapshots=services.snapshots,
-                sealer=services.sealer,
-                csrf=csrf,
-                api_for=lambda account_id, name: services.api_for(name, services.accounts.token_source(account_id)),
-                now=services.now,
-            )
-        )
-    )
+    app.register_blueprint(console.views.create_blueprint(console_room))
     app.register_blueprint(
         webhooks.views.create_blueprint(
             webhooks.views.WebhookRoom(
@@ -127,10 +151,26 @@ def create_app(services: Services | None = None) -> Flask:
         )
     )
     _add_operations(app, services)
+    _add_description(app, settings)
     _add_answers_for_trouble(app)
     _add_security_headers(app, settings)
     cli.register(app)
     return app
+
+
+def _services_of_this_process(settings: Settings) -> Services:
+    """Everything, once what this process says is looked through for its secrets. Raises DatabaseUnavailable."""
+    hide(settings.secret_key, *settings.encryption_keys, settings.gorgias_client_secret, settings.metrics_token)
+    hide(settings.sentry_dsn, make_url(settings.database_url).password or "")
+    reports = None
+    if settings.sentry_dsn:
+        environment = "development" if settings.development else "production"
+        # Only here: it costs a tenth of a second to load.
+        from watching.crash_reports import CrashReports
+
+        reports = CrashReports(settings.sentry_dsn, environment=environment)
+    configure_logging(on_crash=reports)
+    return build_services(settings)
 
 
 def why_not_ready() -> str | None:
@@ -154,42 +194,51 @@ def why_not_ready() -> str | None:
     return None
 
 
-class _SessionsOutsideWidget(SecureCookieSessionInterface):
-    """Flask's sessions, but none on what programs call: opening one costs as much as a whole lookup."""
-
-    def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
-        if request.path.startswith(("/widget/", "/rivo/webhooks/", "/healthz", "/metrics")):
-            # None makes Flask use a null session, which nobody can write to.
-            return None
-        return super().open_session(app, request)
-
-
 def _add_operations(app: Flask, services: Services) -> None:
+    gauges = Gauges(services.database, job_names=services.jobs.names, now=services.now)
+    page = MetricsPage(token=services.settings.metrics_token, extra=gauges)
+    instance = {health.INSTANCE_HEADER: health.instance_of(services.settings)}
+
     @app.get("/healthz")
     def alive() -> Response:
-        """Whether this process answers; asks nothing."""
-        return Response("ok\n", mimetype="text/plain")
+        """Whether this process answers; asks nothing. The header tells `flask doctor` whose process it is."""
+        return Response("ok\n", mimetype="text/plain", headers=instance)
 
     @app.get("/readyz")
     def ready() -> Response:
-        """Whether requests can be served: the database answers and has this version's schema."""
-        try:
-            services.database.require_current()
-        except DatabaseUnavailable as error:
-            return Response(f"{error}\n", status=503, mimetype="text/plain")
+        """Whether requests can be served: those of `flask doctor`'s checks that this process needs."""
+        wrong = [finding for finding in services.health.ready() if finding.severity is Severity.ERROR]
+        if wrong:
+            told = "".join(f"{finding.sentence} {finding.remedy}\n" for finding in wrong)
+            return Response(told, status=503, mimetype="text/plain")
         return Response("ready\n", mimetype="text/plain")
 
     @app.get("/metrics")
     def metrics() -> Response:
-        body, content_type = exposition()
-        return Response(body, content_type=content_type)
+        """The counters of all processes of this server, and how things stand."""
+        return page.answer(request.headers.get("Authorization", ""))
+
+
+def _add_description(app: Flask, settings: Settings) -> None:
+    described = describe(settings.public_url)
+    as_json = orjson.dumps(described)
+
+    @app.get("/openapi.json")
+    def openapi() -> Response:
+        """What programs may call, for machines; it is the same for everybody and holds nothing of anybody."""
+        return Response(as_json, mimetype="application/json")
+
+    @app.get("/api")
+    def api() -> str:
+        """The same, to be read."""
+        return render_template("api.html", spec=described)
 
 
 def _add_answers_for_trouble(app: Flask) -> None:
     @app.errorhandler(HTTPException)
     def refused(error: HTTPException) -> Response:
         status = error.code or 500
-        REQUESTS.labels(str(request.url_rule), f"http_{status}").inc()
+        g.setdefault("outcome", f"http_{status}")
         if request.path.startswith("/widget/"):
             sentence = {
                 404: "There is nothing at this address.",
@@ -202,6 +251,8 @@ def _add_answers_for_trouble(app: Flask) -> None:
                 "message": f"{sentence} Nothing was added.",
             }
             return make_response(body, status)
+        if request.path.startswith(webhooks.views.PATH):
+            return make_response({"status": "refused", "message": "No webhook is taken in this way."}, status)
         return make_response(render_template("error.html", status=status), status)
 
     @app.errorhandler(DBAPIError)
@@ -209,12 +260,12 @@ def _add_answers_for_trouble(app: Flask) -> None:
     def database_trouble(error: DBAPIError | PoolTimeout) -> Response:
         """An expected failure: one line for the operator that says what to do, a page for the person."""
         trouble = unavailable_sentence(error) if isinstance(error, DBAPIError) else "No database connection was free."
-        log.error("request", outcome="database_trouble", route=str(request.url_rule), trouble=trouble)
+        g.outcome, g.trouble = "database_trouble", trouble
         return make_response(render_template("error.html", status=503), 503)
 
     @app.errorhandler(Exception)
-    def crashed(_: Exception) -> Response:
-        log.exception("request", outcome="crashed", route=str(request.url_rule))
+    def crashed(error: Exception) -> Response:
+        g.outcome, g.crash = "crashed", error
         if request.path.startswith("/widget/"):
             sentence = "Something went wrong in Tallydesk. Look at the balance before you try again."
             return make_response({"status": "rejected", "reason": "crashed", "message": sentence}, 500)
@@ -232,6 +283,12 @@ def _add_security_headers(app: Flask, settings: Settings) -> None:
         "X-Content-Type-Options": "nosniff",
         "Referrer-Policy": "same-origin",
         "Content-Security-Policy": policy,
+        # For browsers that do not know frame-ancestors.
+        "X-Frame-Options": "DENY",
+        "Cross-Origin-Opener-Policy": "same-origin",
+        # Not for what a helpdesk's page may fetch: there Access-Control-Allow-Origin decides.
+        "Cross-Origin-Resource-Policy": "same-origin",
+        "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
     }
     if settings.public_url.startswith("https://"):
         headers["Strict-Transport-Security"] = "max-age=31536000"
@@ -239,7 +296,8 @@ def _add_security_headers(app: Flask, settings: Settings) -> None:
     @app.after_request
     def add(response: Any) -> Any:
         for name, value in headers.items():
-            response.headers[name] = value
+            # A page may have a stricter one of its own.
+            response.headers.setdefault(name, value)
         # Every page may hold a name and a form's token, error pages included; only the style sheet and icons do not.
         if request.endpoint != "console.static" or response.status_code >= 400:
             response.headers["Cache-Control"] = "no-store"

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import shutil
+import sys
+import textwrap
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
@@ -11,15 +16,23 @@ import click
 from alembic import command
 from alembic.util import CommandError
 from flask import Flask, current_app
-from flask.cli import AppGroup, with_appcontext
+from flask.cli import AppGroup, FlaskGroup, with_appcontext
 from sqlalchemy.exc import DBAPIError
 
+import health
+from console.naming import PROGRAMS
+from findings import Finding, Severity
 from loyalty import ledger
 from loyalty.ledger_import import ImportRefused, import_members
 from loyalty.program import ProgramKind, Store
+from privacy.erase import Erased, erase
+from privacy.export import export, is_empty
+from privacy.person import Person, person_of
 from services import Services
+from settings import Settings, SettingsError
 from storage.database import DatabaseUnavailable, unavailable_sentence
 from storage.sealing import CannotOpen, reseal_everything
+from watching.metrics_page import MetricsPage, serve_metrics
 from widget.placement import PlacementFailed
 from widget.sentences import counted
 
@@ -28,9 +41,11 @@ def register(app: Flask) -> None:
     """Add the commands to `app`."""
     app.cli.add_command(db_upgrade)
     app.cli.add_command(run_worker)
+    app.cli.add_command(doctor)
     app.cli.add_command(members)
     app.cli.add_command(ledger_commands)
     app.cli.add_command(keys)
+    app.cli.add_command(privacy)
 
 
 def _services() -> Services:
@@ -81,7 +96,118 @@ def db_upgrade() -> None:
 @_in_sentences()
 def run_worker() -> None:
     """Run the jobs: notes on tickets and what else need not keep an agent waiting. Stops cleanly on SIGTERM."""
-    _ready_services().worker.run_forever()
+    services = _ready_services()
+    _show_metrics(services.settings)
+    services.worker.run_forever()
+
+
+def _show_metrics(settings: Settings) -> None:
+    """What this worker counts, at a port of its own where one is set: the web server cannot know it."""
+    port = settings.worker_metrics_port
+    if not port:
+        return
+    host = "127.0.0.1" if settings.development else "0.0.0.0"  # nosec B104 # noqa: S104 (the scraper is another machine)
+    try:
+        serve_metrics(MetricsPage(token=settings.metrics_token), host=host, port=port)
+    except OSError as error:
+        raise click.ClickException(
+            f"Port {port} cannot be used ({error.strerror}): stop what uses it, or set WORKER_METRICS_PORT."
+        ) from error
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@with_appcontext
+def doctor(as_json: bool) -> None:
+    """Say what is not well and what to do about it. Changes nothing.
+
+    Exit code: 0 when all is well, 1 when there are warnings, 2 when there are errors.
+    """
+    known = current_app.extensions
+    findings = health.of_start(known[_FAULT]) if _FAULT in known else _services().health.everything()
+    worst = max((_GRAVITY.index(finding.severity) for finding in findings), default=0)
+    if as_json:
+        told = [
+            {"id": f.id, "severity": f.severity.value, "sentence": f.sentence, "remedy": f.remedy} for f in findings
+        ]
+        click.echo(json.dumps({"findings": told}, ensure_ascii=False, indent=2))
+    else:
+        for line in _doctor_lines(findings):
+            click.echo(line)
+    sys.exit(worst)
+
+
+_GRAVITY = (Severity.OK, Severity.WARNING, Severity.ERROR)
+_COLOURS = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.ERROR: "red"}
+
+
+# By the first part of the id, in this order.
+_TITLES = {
+    **dict.fromkeys(("settings", "secrets", "redirect_uri"), "Settings"),
+    **dict.fromkeys(("database", "clock"), "Database"),
+    **dict.fromkeys(("worker", "awards", "notes", "queue"), "Work"),
+    "": "Helpdesks",
+}
+
+
+def _title(finding: Finding) -> str:
+    return _TITLES.get(finding.id.partition(".")[0], _TITLES[""])
+
+
+def _doctor_lines(findings: Sequence[Finding]) -> Iterator[str]:
+    """The findings as a person reads them: by what they are about, remedies below. click drops colours in a pipe."""
+    # In a pipe each sentence stays in one line, to be searched.
+    width = min(shutil.get_terminal_size().columns, 120) if sys.stdout.isatty() else 10_000
+    longest = max((len(finding.id) for finding in findings), default=0)
+    margin = " " * (longest + 11)
+    title = ""
+    for finding in sorted(findings, key=lambda finding: [*_TITLES.values()].index(_title(finding))):
+        if _title(finding) != title:
+            if title:
+                yield ""
+            title = _title(finding)
+            yield click.style(title, bold=True)
+        mark = click.style(f"{finding.severity.value:<7}", fg=_COLOURS[finding.severity], bold=not finding.well)
+        sentence = textwrap.fill(
+            finding.sentence, width, initial_indent=margin, subsequent_indent=margin, break_on_hyphens=False
+        )
+        yield f"{mark}  {finding.id:<{longest}}  {sentence.lstrip()}"
+        if not finding.well:
+            # In one line, however long: there may be a command in it, to be copied.
+            yield f"{margin}→ {finding.remedy}"
+    bad = Counter(finding.severity for finding in findings)
+    wrong = [counted(bad[s], s.value) for s in (Severity.ERROR, Severity.WARNING) if bad[s]]
+    yield ""
+    yield f"{', '.join(wrong)}." if wrong else "All is well."
+
+
+_FAULT = "tallydesk_fault"
+
+
+def is_looking_for_a_command() -> bool:
+    """Whether the application is asked for by `flask` to find one of our commands in it, or to list them."""
+    context = click.get_current_context(silent=True)
+    return context is not None and isinstance(context.command, FlaskGroup)
+
+
+def doctor_alone(error: SettingsError | DatabaseUnavailable) -> Flask:
+    """An application that could not be put together for `error`: it has no command but `doctor`, which tells why."""
+    app = Flask("tallydesk", static_folder=None)
+    app.extensions[_FAULT] = error
+    app.cli = _DoctorAlone(error)
+    app.cli.add_command(doctor)
+    return app
+
+
+class _DoctorAlone(AppGroup):
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self._error = error
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.commands:
+            raise click.ClickException(str(self._error))
+        return super().get_command(ctx, cmd_name)
 
 
 members = AppGroup("members", help="Members of the embedded ledger.")
@@ -209,6 +335,18 @@ def rotate_sealing() -> None:
     click.echo(f"Re-sealed {count:,} values. Every key but the first can now be removed from ENCRYPTION_KEYS.")
 
 
+@rotate.command("sessions")
+@with_appcontext
+@_in_sentences()
+def rotate_sessions() -> None:
+    """Sign sessions of the console with a new key. Nobody is signed out; run it twice to sign everybody out."""
+    _ready_services().session_keys.rotate()
+    click.echo(
+        "New sessions are signed with a new key. Those that run go on until they end by themselves, within 12 hours; "
+        "run this again to end them within seconds."
+    )
+
+
 @rotate.command("connection")
 @click.argument("connection_id", type=int, required=False)
 @with_appcontext
@@ -229,3 +367,80 @@ def rotate_connection(connection_id: int | None) -> None:
             click.echo(f"Connection {connection.id} ({connection.account_name}): {error}", err=True)
     if failed:
         raise click.ClickException("The old keys go on working where the new ones are not in place.")
+
+
+privacy = AppGroup("privacy", help="What is held about one person.")
+_email = click.option(
+    "--email", "typed", required=True, help="The person's address; `-` reads it from standard input instead."
+)
+
+
+def _person(services: Services, typed: str) -> Person:
+    if typed == "-":
+        typed = sys.stdin.readline()
+    person = person_of(typed, hasher=services.hasher)
+    if person is None:
+        raise click.ClickException("This is not an e-mail address. Give one, such as --email ana@example.com.")
+    return person
+
+
+@privacy.command("export")
+@_email
+@_in_sentences()
+def export_person(typed: str) -> None:
+    """Print everything that is held about a person, as JSON."""
+    services = _ready_services()
+    person = _person(services, typed)
+    exported = export(services.database, person=person, sealer=services.sealer, now=services.now())
+    click.echo(json.dumps(exported, ensure_ascii=False, indent=2))
+    if is_empty(exported):
+        click.echo("Nothing is held about this address.", err=True)
+
+
+@privacy.command("erase")
+@_email
+@_in_sentences()
+def erase_person(typed: str) -> None:
+    """Erase a person everywhere; asks nothing. Points and totals stay, of somebody unknown."""
+    services = _ready_services()
+    erased = erase(
+        services.database,
+        person=_person(services, typed),
+        eraser=services.eraser,
+        now=services.now(),
+        double_click_window_s=services.settings.double_click_window_s,
+    )
+    for line in _erased_lines(erased):
+        click.echo(line)
+    if erased.total and not services.database.leave_no_trace():
+        click.echo("The database's log is in use and may hold old pages for some minutes: run this again then.")
+    if erased.open_awards:
+        raise click.ClickException(
+            f"{counted(erased.open_awards, 'award')} could not be erased yet: still being confirmed, waiting for a "
+            "decision under Activity, or made a moment ago. Run this again when that is over."
+        )
+
+
+def _erased_lines(erased: Erased) -> Iterator[str]:
+    """What was erased, and what others still have to erase."""
+    numbers = (
+        (erased.ledger_members, "member", "of the built-in ledger, who is nobody known now"),
+        (erased.snapshots, "snapshot", "of programs elsewhere"),
+        (erased.awards_received, "award", "received, with reasons and tickets"),
+        (erased.awards_made, "award", "made as an agent"),
+        (erased.awards_decided, "award", "decided as an admin"),
+        (erased.changes, "change", "made in the console"),
+        (erased.helpdesks_connected, "helpdesk", "connected: notes are posted in the name of the token's user now"),
+    )
+    if not erased.total:
+        yield "Nothing was erased: nothing is held about this address." if not erased.open_awards else "Nothing yet."
+    else:
+        yield "Erased:"
+        yield from (f"  {counted(number, noun)} {what}" for number, noun, what in numbers if number)
+    elsewhere = [
+        *(f"{PROGRAMS[ProgramKind(program)]}: the customer and their points events" for program in erased.programs),
+        *(f"Gorgias ({name}): the person's tickets, with the notes about awards on them" for name in erased.helpdesks),
+    ]
+    if elsewhere:
+        yield "To be erased elsewhere, or it comes back from there:"
+        yield from (f"  {place}" for place in elsewhere)

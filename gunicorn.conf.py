@@ -26,7 +26,7 @@ except settings.SettingsError as faults:
 
 # On a laptop nobody else on the network should reach a server with development secrets. Anywhere else the
 # platform's router comes from another address.
-_host = "127.0.0.1" if _settings.development else "0.0.0.0"  # noqa: S104 (see above)
+_host = "127.0.0.1" if _settings.development else "0.0.0.0"  # nosec B104 # noqa: S104 (see above)
 bind = f"{_host}:{_settings.port}"
 
 # Threads, because a request may wait for a loyalty program: a sync worker answers one request at a time, and
@@ -67,7 +67,7 @@ preload_app = False
 control_socket_disable = True
 
 # The heartbeat file belongs in memory: on a disk that syncs slowly a healthy worker looks dead.
-worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 (a private file is made there)
+worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # nosec B108 # noqa: S108 (a private file)
 
 # Whose X-Forwarded-* headers gunicorn believes: nobody's but this machine's. Tallydesk builds its addresses
 # from PUBLIC_URL.

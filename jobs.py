@@ -8,16 +8,27 @@ from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
+from structlog.contextvars import bound_contextvars
 
+from console.changes import CHANGES_KEPT, forget_changes
+from loyalty.attempts import ATTEMPTS_KEPT, forget_attempts
 from loyalty.delivery import Delivery
 from loyalty.journal import AWARD_SETTLED, CONFIRM_AWARD, Journal
 from loyalty.members import Members
+from notices import Notices
+from oauth.accounts import REFRESH_TOKEN, Accounts, Refreshed
+from privacy.retention import Retention
 from storage.database import Database
 from storage.deliveries import DELIVERIES_KEPT, forget_deliveries
 from storage.queue import Job, defer
 from storage.sealing import CannotOpen
 from telemetry import JOBS
+from troubles import TELL_TROUBLE, Troubles
+from widget.inspector import INSPECTED_KEPT, forget_inspected
+from widget.leaving import Leaving
 from widget.notes import Notes
+from widget.placement import PlacementFailed
+from widget.probe import PROBE_ACCOUNT, Probe
 
 TROUBLE_PAUSE_S = 2.0
 AFTER_CRASH = timedelta(seconds=30)
@@ -44,21 +55,36 @@ class Jobs:
         self,
         database: Database,
         *,
+        accounts: Accounts,
+        leaving: Leaving,
         notes: Notes,
         journal: Journal,
         delivery: Delivery,
         members: Members,
+        retention: Retention,
+        probe: Probe,
+        troubles: Troubles,
+        notices: Notices,
         now: Callable[[], datetime],
     ) -> None:
         self._database = database
+        self._accounts = accounts
+        self._leaving = leaving
         self._notes = notes
         self._journal = journal
         self._delivery = delivery
         self._members = members
+        self._retention = retention
+        self._probe = probe
+        self._troubles = troubles
+        self._notices = notices
         self._now = now
         self._functions: dict[str, Callable[[str], JobResult]] = {
             AWARD_SETTLED: self._post_note,
             CONFIRM_AWARD: self._confirm_award,
+            REFRESH_TOKEN: self._refresh_token,
+            PROBE_ACCOUNT: self._probe_account,
+            TELL_TROUBLE: self._tell_trouble,
         }
 
     @property
@@ -68,20 +94,26 @@ class Jobs:
 
     def attend(self, job: Job) -> JobResult:
         """Run one job and tell how it ended, whatever happened: trouble is another try later. Raises nothing."""
+        # In every line that the job logs.
+        with bound_contextvars(job=job.name, job_id=job.id):
+            return self._attend(job)
+
+    def _attend(self, job: Job) -> JobResult:
         try:
             result = self.run(job)
         except (SQLAlchemyError, CannotOpen) as error:
             # Expected, and over soon or after someone mends it: one line, and another try.
-            log.error("job", job=job.name, outcome="storage_trouble", kind=type(error).__name__, attempt=job.attempts)
             pause = timedelta(seconds=min(TROUBLE_PAUSE_S * job.attempts, 60))
             result = JobResult(outcome="storage_trouble", again_at=self._now() + pause)
+            log.error("job", outcome=result.outcome, attempt=job.attempts, kind=type(error).__name__)
         except Exception:
             # A bug must not lose the job: it is tried again, and the traceback is for us.
-            log.exception("job", job=job.name, outcome="crashed", attempt=job.attempts)
             pause = min(AFTER_CRASH * 2 ** min(job.attempts - 1, 10), MOST_AFTER_CRASH)
             result = JobResult(outcome="crashed", again_at=self._now() + pause)
+            log.exception("job", outcome=result.outcome, attempt=job.attempts)
+        else:
+            log.info("job", outcome=result.outcome, attempt=job.attempts)
         JOBS.labels(job.name, result.outcome).inc()
-        log.info("job", job=job.name, outcome=result.outcome, attempt=job.attempts)
         return result
 
     def run(self, job: Job) -> JobResult:
@@ -95,13 +127,19 @@ class Jobs:
         forgotten = [
             *((AWARD_SETTLED, ref) for ref in self._notes.forgotten(older_than=now - FORGOTTEN_AFTER)),
             *((CONFIRM_AWARD, ref) for ref in self._journal.forgotten()),
+            *((REFRESH_TOKEN, ref) for ref in self._accounts.due()),
+            *((PROBE_ACCOUNT, ref) for ref in self._probe.due()),
+            *((TELL_TROUBLE, ref) for ref in self._troubles.forgotten(older_than=now - FORGOTTEN_AFTER)),
         ]
         with self._database.write() as tx:
             for name, ref in forgotten:
                 defer(tx, name, ref, run_at=now)
-        erased = 0
+        erased = self._retention.sweep()
         for _ in range(MOST_ROUNDS):
             round_ = self._members.sweep() + forget_deliveries(self._database, older_than=now - DELIVERIES_KEPT)
+            round_ += forget_changes(self._database, older_than=now - CHANGES_KEPT)
+            round_ += forget_attempts(self._database, older_than=now - ATTEMPTS_KEPT)
+            round_ += forget_inspected(self._database, older_than=now - INSPECTED_KEPT)
             erased += round_
             if not round_:
                 break
@@ -111,6 +149,26 @@ class Jobs:
         look = self._delivery.confirm(operation_id)
         return JobResult(outcome=look.outcome.value, again_at=look.again_at)
 
+    def _refresh_token(self, account_id: str) -> JobResult:
+        renewal = self._accounts.renew(int(account_id))
+        if renewal.living is None:
+            return JobResult(outcome=renewal.outcome.value, again_at=renewal.again_at)
+        try:
+            self._leaving.after_uninstall(int(account_id), living=renewal.living)
+        except PlacementFailed as error:
+            return JobResult(outcome=error.problem.value, again_at=renewal.again_at)
+        return JobResult(outcome=Refreshed.UNINSTALLED.value)
+
     def _post_note(self, operation_id: str) -> JobResult:
         result = self._notes.post(operation_id)
+        return JobResult(outcome=result.outcome.value, again_at=result.again_at)
+
+    def _probe_account(self, account_id: str) -> JobResult:
+        result = self._probe.probe(int(account_id))
+        return JobResult(outcome=result.outcome.value, again_at=result.again_at)
+
+    def _tell_trouble(self, account_id: str) -> JobResult:
+        result = self._notices.tell(int(account_id))
+        if result.again_at is None:
+            self._probe.forget_if_disconnected(int(account_id))
         return JobResult(outcome=result.outcome.value, again_at=result.again_at)

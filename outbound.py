@@ -52,6 +52,10 @@ class TooLarge(Exception):
     """An answer came whose body is larger than MAX_BODY."""
 
 
+class NotPublic(OSError):
+    """The host is to be found at an address that is not on the public internet."""
+
+
 class Answer:
     """A whole answer. `ended` says that its end was announced: by a length, by chunks, or by a status without body."""
 
@@ -101,9 +105,11 @@ def exchange(
     headers: Mapping[str, str],
     body: bytes | None = None,
     within_s: float,
+    public_only: bool = False,
 ) -> Answer:
     """One request and its whole answer, of any status. Never repeated, never redirected; when this returns or raises,
-    nothing of it goes on.
+    nothing of it goes on. With `public_only` it connects to nothing but addresses on the public internet: what is
+    checked is the very address that is connected to, so that a name cannot come to mean another one in between.
 
     Only a GET may use a connection that is already open; one that turns out to be closed by then is asked again at
     once on a new one. Raises NotSent, NoAnswer or TooLarge, none of which knows the headers or the address.
@@ -111,7 +117,7 @@ def exchange(
     adapter = session.get_adapter(url)
     if not isinstance(adapter, DeadlineAdapter):
         raise TypeError("exchange needs a session that make_exact has prepared")
-    attempt = _Attempt(within_s=within_s, fresh=method != "GET")
+    attempt = _Attempt(within_s=within_s, fresh=public_only or method != "GET", public_only=public_only)
     verify = True if session.verify is None else session.verify
     failure: Exception
     try:
@@ -136,9 +142,10 @@ _FAILURES = (requests.RequestException, HTTPError, HTTPException, OSError, Value
 class _Attempt:
     """How far one exchange has come."""
 
-    def __init__(self, *, within_s: float, fresh: bool) -> None:
+    def __init__(self, *, within_s: float, fresh: bool, public_only: bool = False) -> None:
         self._ends_at = monotonic() + within_s
         self.fresh = fresh
+        self.public_only = public_only
         self.reused = False
         self.sent = False
         self.heard = False
@@ -256,6 +263,8 @@ def _connect(connection: HTTPConnection) -> socket.socket:
     try:
         give_up_at = monotonic() + min(attempt.left_s(), CONNECT_S)
         addresses = _addresses(connection._dns_host, connection.port, within_s=give_up_at - monotonic())
+        if attempt.public_only and not all(is_public(address[4][0]) for address in addresses):
+            raise NotPublic("not a public address")
         sock = _connect_one_of(addresses, give_up_at=give_up_at)
     except socket.gaierror as error:
         raise NameResolutionError(connection.host, connection, error) from error
@@ -266,6 +275,24 @@ def _connect(connection: HTTPConnection) -> socket.socket:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.settimeout(max(give_up_at - monotonic(), 0.001))
     return sock
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is on the public internet: no host, network or cloud of whoever runs this can be meant."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        # IPv4 in the clothes of IPv6; the last is NAT64: https://www.rfc-editor.org/rfc/rfc6052#section-2.1
+        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+        if inner is None and ip in _NAT64:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_public(str(inner))
+        if ip.is_site_local:
+            return False
+    return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
+
+
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 def _connect_one_of(addresses: list[tuple[Any, ...]], *, give_up_at: float) -> socket.socket:
@@ -356,6 +383,7 @@ def _why_not_sent(error: Exception) -> str:
     causes = list(_causes(error))
     for kind, why in (
         (NameResolutionError, "its host name is not known"),
+        (NotPublic, "its address is not on the public internet"),
         (SSLError, "its certificate or TLS is not to be trusted"),
         (ConnectionRefusedError, "the connection was refused"),
         ((ConnectTimeoutError, TimeoutError), "no connection in time"),

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 import requests
 
 from engine_worker import EngineWorker
+from health import Health
 from jobs import Jobs
 from loyalty.awards import Awards
 from loyalty.delivery import Delivery
@@ -26,14 +27,22 @@ from loyalty.rivo import RivoClient
 from loyalty.rivo_program import Rivo
 from loyalty.snapshots import Snapshots
 from loyalty.stores import Stores
+from notices import Notices
 from oauth.accounts import Accounts
 from oauth.gorgias_api import GorgiasApi, TokenEndpoint, TokenSource, new_session
+from oauth.sessions import SessionKeys
+from privacy.retention import Retention
+from privacy.rows import Eraser
 from settings import Settings
 from storage.database import Database
 from storage.sealing import Hasher, RandomBytes, Sealer, load_hasher
+from troubles import Troubles
 from widget.connections import Connections
+from widget.inspector import Inspector
+from widget.leaving import Leaving
 from widget.notes import Notes
 from widget.placement import Placement
+from widget.probe import Probe
 from worker import EmbeddedWorker, Worker
 
 
@@ -54,10 +63,18 @@ class Services:
     awards: Awards
     endpoint: TokenEndpoint
     accounts: Accounts
+    session_keys: SessionKeys
     http: requests.Session
     api_for: Callable[[str, TokenSource], GorgiasApi]
     connections: Connections
+    inspector: Inspector
     placement: Placement
+    leaving: Leaving
+    troubles: Troubles
+    probe: Probe
+    notices: Notices
+    health: Health
+    eraser: Eraser
     jobs: Jobs
     worker: Worker
     now: Callable[[], datetime]
@@ -149,8 +166,56 @@ def build_services(
         sleep=sleep,
         random_bytes=random_bytes,
     )
+    troubles = Troubles(database, now=now)
+    probe = Probe(
+        database,
+        accounts=accounts,
+        connections=connections,
+        placement=placement,
+        stores=stores,
+        troubles=troubles,
+        api_for=api_of,
+        public_url=settings.public_url,
+        now=now,
+    )
+    notices = Notices(
+        database,
+        sealer=sealer,
+        troubles=troubles,
+        public_url=settings.public_url,
+        development=settings.development,
+        now=now,
+    )
     notes = Notes(database, connections=connections, accounts=accounts, api_for=api_of, sealer=sealer, now=now)
-    jobs = Jobs(database, notes=notes, journal=journal, delivery=delivery, members=members, now=now)
+    eraser = Eraser(sealer=sealer, random_bytes=random_bytes, now=now)
+    retention = Retention(
+        database,
+        eraser=eraser,
+        awards_kept=timedelta(days=settings.award_retention_days),
+        after_disconnect=timedelta(days=settings.forget_after_disconnect_days),
+    )
+    leaving = Leaving(
+        accounts=accounts,
+        connections=connections,
+        placement=placement,
+        stores=stores,
+        snapshots=snapshots,
+        api_for=api_for,
+    )
+    jobs = Jobs(
+        database,
+        accounts=accounts,
+        leaving=leaving,
+        notes=notes,
+        journal=journal,
+        delivery=delivery,
+        members=members,
+        retention=retention,
+        probe=probe,
+        troubles=troubles,
+        notices=notices,
+        now=now,
+    )
     worker: Worker
     if database.sqlite:
         worker = EmbeddedWorker(database, jobs=jobs, now=now, random_bytes=random_bytes)
@@ -170,10 +235,30 @@ def build_services(
         awards=awards,
         endpoint=endpoint,
         accounts=accounts,
+        session_keys=SessionKeys(
+            database, sealer=sealer, secret_key=settings.secret_key, now=now, random_bytes=random_bytes
+        ),
         http=http,
         api_for=api_for,
         connections=connections,
+        inspector=Inspector(database),
         placement=placement,
+        leaving=leaving,
+        troubles=troubles,
+        probe=probe,
+        notices=notices,
+        health=Health(
+            settings=settings,
+            database=database,
+            hasher=hasher,
+            accounts=accounts,
+            connections=connections,
+            placement=placement,
+            probe=probe,
+            troubles=troubles,
+            now=now,
+        ),
+        eraser=eraser,
         jobs=jobs,
         worker=worker,
         now=now,

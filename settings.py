@@ -62,6 +62,7 @@ class Settings:
     award_retention_days: int
     forget_after_disconnect_days: int
     metrics_token: str = field(repr=False)
+    worker_metrics_port: int
     sentry_dsn: str = field(repr=False)
 
     @property
@@ -123,6 +124,11 @@ class _Environment(Schema):
     METRICS_TOKEN = fields.String(
         load_default="",
         validate=validate.Length(16, error="must have at least 16 characters, or be left empty."),
+    )
+    WORKER_METRICS_PORT = fields.Integer(
+        load_default=0,
+        error_messages={"invalid": "must be a number."},
+        validate=validate.Range(0, 65535, error="must lie between 1 and 65535, or be 0 for none."),
     )
     SENTRY_DSN = fields.String(
         load_default="",
@@ -192,7 +198,9 @@ def load(environment: Mapping[str, str], *, var: Path) -> Settings:
     ]
 
     secret_key = values["SECRET_KEY"]
-    encryption_keys = tuple(key.strip() for key in values["ENCRYPTION_KEYS"].split(",") if key.strip())
+    # Fernet writes base64 with - and _; platforms that make secrets themselves write the same bytes with + and /.
+    urlsafe = values["ENCRYPTION_KEYS"].replace("+", "-").replace("/", "_")
+    encryption_keys = tuple(key.strip() for key in urlsafe.split(",") if key.strip())
     if development and not (secret_key and encryption_keys):
         try:
             made = _development_secrets(var / "secrets.json")
@@ -251,6 +259,7 @@ def load(environment: Mapping[str, str], *, var: Path) -> Settings:
         award_retention_days=values["AWARD_RETENTION_DAYS"],
         forget_after_disconnect_days=values["FORGET_AFTER_DISCONNECT_DAYS"],
         metrics_token=values["METRICS_TOKEN"],
+        worker_metrics_port=values["WORKER_METRICS_PORT"],
         sentry_dsn=values["SENTRY_DSN"],
     )
 

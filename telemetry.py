@@ -1,29 +1,24 @@
-"""What Tallydesk tells its operator: JSON log lines and Prometheus metrics.
+"""What Tallydesk tells its operator: JSON log lines and the counters of Prometheus.
 
 Every exit of a view or a job counts here with its reason; the same word is the log field and the metric label.
-No label and no field ever holds an e-mail, a key, a token or a path.
+No label and no field ever holds an e-mail, a key, a token or a path; no label an account or a connection.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import re
 import sys
+import threading
 from collections.abc import MutableMapping
+from types import TracebackType
 from typing import Any
 
 import orjson
 import structlog
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    CollectorRegistry,
-    Counter,
-    Histogram,
-    generate_latest,
-)
-from prometheus_client import REGISTRY as DEFAULT_REGISTRY
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client import Counter, Histogram
+from structlog.typing import Processor
+
+from redaction import cleaned, cleaned_trace
 
 REQUESTS = Counter(
     "tallydesk_requests",
@@ -36,10 +31,17 @@ REQUEST_SECONDS = Histogram(
     ["route"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
-JOBS = Counter("tallydesk_jobs", "Jobs run, by name and outcome.", ["job", "outcome"])
+# Not `job`: Prometheus has a label of that name for itself.
+JOBS = Counter("tallydesk_jobs", "Jobs run, by name and outcome.", ["name", "outcome"])
 GORGIAS_CALLS = Counter("tallydesk_gorgias_calls", "Calls to Gorgias, by outcome.", ["outcome"])
 MEMBER_READS = Counter(
     "tallydesk_member_reads", "Members read for programs elsewhere, by program and outcome.", ["program", "outcome"]
+)
+SNAPSHOT_AGE_SECONDS = Histogram(
+    "tallydesk_snapshot_age_seconds",
+    "Age of the snapshots that cards were answered from, by program.",
+    ["program"],
+    buckets=(1, 5, 15, 30, 60, 120, 300, 900, 3_600, 21_600, 86_400, 604_800),
 )
 PROGRAM_CALLS = Counter(
     "tallydesk_program_calls",
@@ -53,42 +55,53 @@ TOKEN_REFRESHES = Counter("tallydesk_token_refreshes", "Token refreshes, by outc
 AWARDS = Counter("tallydesk_awards", "Awards asked for, by outcome.", ["outcome"])
 
 
-# E-mail addresses, the keys that Gorgias sends, and whatever stands in an Authorization header: a program's key has no
-# form of its own.
-_PRIVATE = re.compile(
-    r"[^\s'\"<>()=,;:]+(@|%40)[^\s'\"<>()=,;:]+"
-    r"|td[la]_[0-9a-z]+"
-    r"|\bauthorization\b['\"]?\s*[:=,]\s*b?['\"]?(?:(?:bearer|basic)\s+)?[^\s'\",}]+",
-    re.IGNORECASE,
-)
-
-
 def without_private(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """No e-mail and no key leaves in a log line: the text of an unforeseen error may quote one."""
-    return {name: _PRIVATE.sub("…", value) if isinstance(value, str) else value for name, value in event.items()}
+    trace = event.pop("exception", None)
+    clean: dict[str, Any] = cleaned(event)
+    if trace is not None:
+        clean["exception"] = cleaned_trace(trace)
+    return clean
 
 
-def configure_logging() -> None:
-    """One JSON line per event on standard error. Call once per process."""
+def configure_logging(*, on_crash: Processor | None = None) -> None:
+    """One JSON line per event on standard error, for everything that this process says. Call once per process.
+
+    `on_crash` is a processor that is shown every event before it is written, with the error itself in `exc_info`.
+    """
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *([] if on_crash is None else [on_crash]),
             structlog.processors.format_exc_info,
             without_private,
+            # After it, since they add nothing private and it looks at every field.
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.JSONRenderer(serializer=orjson.dumps),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
         cache_logger_on_first_use=True,
     )
+    # What libraries say, and errors that nobody caught: Python would write both as they are.
+    logging.basicConfig(handlers=[_Retold(logging.WARNING)], level=logging.WARNING)
+    logging.captureWarnings(True)
+    sys.excepthook = _told_uncaught
+    threading.excepthook = lambda args: _told_uncaught(args.exc_type, args.exc_value, args.exc_traceback)
 
 
-def exposition() -> tuple[bytes, str]:
-    """The metrics page and its content type; over all processes of this server where it runs several."""
-    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return generate_latest(registry), CONTENT_TYPE_LATEST
-    return generate_latest(DEFAULT_REGISTRY), CONTENT_TYPE_LATEST
+class _Retold(logging.Handler):
+    """A line of a library, as one of ours."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log = structlog.get_logger()
+        tell = log.error if record.levelno >= logging.ERROR else log.warning
+        tell("library", logger=record.name, told=record.getMessage(), exc_info=record.exc_info or None)
+
+
+def _told_uncaught(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    if error is None or issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error or kind(), trace)
+    elif not issubclass(kind, SystemExit):
+        structlog.get_logger().error("process", outcome="crashed", exc_info=error)

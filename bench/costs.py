@@ -20,12 +20,12 @@ from pathlib import Path
 import psutil
 from sqlalchemy import text
 
+from storage.database import Database
 from tests.cli.command import environment_of, start
 from tests.databases import migrate, postgres_server
 from tests.house import House, running_house
 from tests.placement.gorgias import RunningClock
 from tests.processes.serving import answers, free_port, gunicorn, wait_for
-from storage.database import Database
 
 LOOKUPS, AWARDS, RIVO_AWARDS = 10_000, 1_500, 300
 CLIENTS = 8
@@ -41,9 +41,7 @@ class Meter:
 
     def per(self, count: int) -> dict[str, float]:
         """Milliseconds for one of `count`, by side."""
-        return {
-            name: 1000 * (_seconds(process) - self._before[name]) / count for name, process in self._sides.items()
-        }
+        return {name: 1000 * (_seconds(process) - self._before[name]) / count for name, process in self._sides.items()}
 
 
 def _seconds(process: psutil.Process) -> float:
@@ -139,8 +137,8 @@ def main() -> None:
             return send
 
         _send(port, 500, look_up)
-        print("| what | web, ms CPU | worker, ms CPU | PostgreSQL, ms CPU | a second, here |")  # noqa: T201
-        print("|---|---|---|---|---|")  # noqa: T201
+        print("| what | web, ms CPU | worker, ms CPU | PostgreSQL, ms CPU | a second, here |")
+        print("|---|---|---|---|---|")
         for name, count, request in (
             ("card, built-in ledger", LOOKUPS, look_up),
             ("award, built-in ledger, with its note", AWARDS, award(ledger.id, MEMBERS)),
@@ -152,10 +150,11 @@ def main() -> None:
             while not _drained(database) and time.monotonic() < deadline:
                 time.sleep(0.2)
             cost = meter.per(count)
-            print(  # noqa: T201
-                f"| {name} | {cost['web']:.2f} | {cost['worker']:.2f} | {cost['postgres']:.2f} | {rate:,.0f} |", flush=True
+            print(
+                f"| {name} | {cost['web']:.2f} | {cost['worker']:.2f} | {cost['postgres']:.2f} | {rate:,.0f} |",
+                flush=True,
             )
-        print(_bytes(database))  # noqa: T201
+        print(_bytes(database))
         database.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -11,8 +12,10 @@ from flask.typing import ResponseReturnValue
 
 from console import who
 from console.activity import review_url
+from console.changes import Change, differences, record
 from console.naming import named
 from console.room import ConsoleRoom, Outcome
+from findings import Finding
 from loyalty import ledger
 from loyalty.activity import recent_awards
 from loyalty.awards import Rules
@@ -22,7 +25,7 @@ from oauth.sign_in import Visitor
 from schemas.console import FIELDS, BadForm, read_connection_form
 from storage.sealing import CannotOpen
 from widget.connections import Connection
-from widget.placement import Finding, PlacementFailed
+from widget.placement import Part, PlacementFailed
 from widget.proof import NotProven, look_up
 from widget.template import card_title, macro_variables, rows_of
 
@@ -49,7 +52,7 @@ def add_connection(console: Blueprint, room: ConsoleRoom) -> None:
 
     @console.post("/connections/<int:connection_id>/settings")
     def save_settings(connection_id: int) -> ResponseReturnValue:
-        _, account = who.admin(room)
+        visitor, account = who.admin(room)
         found = who.own(room, account, connection_id)
         built_in = found.store.program is ProgramKind.LEDGER
         try:
@@ -63,20 +66,26 @@ def add_connection(console: Blueprint, room: ConsoleRoom) -> None:
             if len(json.dumps(typed)) <= MAX_KEPT_FORM:
                 session["typed_settings"] = {"connection_id": connection_id, **typed}
             return redirect(url_for("console.connection", connection_id=connection_id, _anchor="settings"), code=303)
-        room.connections.save_settings(
-            connection_id,
-            rules=Rules(
-                max_points_per_award=form.max_points_per_award,
-                max_points_per_agent_per_day=form.max_points_per_agent_per_day,
-                max_points_per_day=form.max_points_per_day,
-                reasons=form.reasons,
-                allow_guests=form.allow_guests,
-                max_credit_cents_per_award=form.max_credit_cents_per_award,
-                max_credit_cents_per_day=form.max_credit_cents_per_day,
-            ),
-            presets=form.presets,
-            show_date_of_birth=form.show_date_of_birth,
+        rules = Rules(
+            max_points_per_award=form.max_points_per_award,
+            max_points_per_agent_per_day=form.max_points_per_agent_per_day,
+            max_points_per_day=form.max_points_per_day,
+            reasons=form.reasons,
+            allow_guests=form.allow_guests,
+            max_credit_cents_per_award=form.max_credit_cents_per_award,
+            max_credit_cents_per_day=form.max_credit_cents_per_day,
         )
+        before = _settings(found.rules, found.presets, show_date_of_birth=found.show_date_of_birth)
+        after = _settings(rules, form.presets, show_date_of_birth=form.show_date_of_birth)
+        if built_in:
+            before["storefront_url"] = ledger.read_storefront(room.database, found.store)
+            after["storefront_url"] = form.storefront_url
+        with room.database.write() as tx:
+            room.connections.save_settings(
+                tx, connection_id, rules=rules, presets=form.presets, show_date_of_birth=form.show_date_of_birth
+            )
+            details = {"changed": differences(before, after)}
+            record(room, visitor, Change.SETTINGS_SAVED, connection_id=connection_id, details=details, tx=tx)
         if built_in:
             ledger.save_storefront(room.database, found.store, url=form.storefront_url)
         elif not form.show_date_of_birth:
@@ -85,8 +94,9 @@ def add_connection(console: Blueprint, room: ConsoleRoom) -> None:
 
     @console.post("/connections/<int:connection_id>/repair")
     def repair(connection_id: int) -> ResponseReturnValue:
-        _, account = who.admin(room)
+        visitor, account = who.admin(room)
         who.own(room, account, connection_id)
+        record(room, visitor, Change.PLACEMENT_REPAIRED, connection_id=connection_id)
         return placed(
             room,
             connection_id,
@@ -94,12 +104,20 @@ def add_connection(console: Blueprint, room: ConsoleRoom) -> None:
             done="Repaired. New activity on a ticket brings the card back there.",
         )
 
+    @console.post("/connections/<int:connection_id>/switch-on")
+    def switch_on(connection_id: int) -> ResponseReturnValue:
+        visitor, account = who.admin(room)
+        who.own(room, account, connection_id)
+        record(room, visitor, Change.INTEGRATION_SWITCHED_ON, connection_id=connection_id)
+        return placed(room, connection_id, done="The HTTP integration is switched on again.")
+
     @console.post("/connections/<int:connection_id>/keys")
     def rotate_keys(connection_id: int) -> ResponseReturnValue:
-        _, account = who.admin(room)
+        visitor, account = who.admin(room)
         who.own(room, account, connection_id)
         try:
             room.placement.rotate_keys(connection_id)
+            record(room, visitor, Change.CONNECTION_KEYS_REPLACED, connection_id=connection_id)
             g.outcome = Outcome.DONE
             flash("New keys are in place and the old ones have ended. Agents reload their open tickets.", "done")
         except PlacementFailed as error:
@@ -124,7 +142,7 @@ def _page(room: ConsoleRoom, visitor: Visitor, account: Account, connection: Con
     findings: list[Finding] = []
     trouble = ""
     try:
-        findings = room.placement.inspect(connection)
+        findings = room.probe.see(connection)
     except PlacementFailed as error:
         trouble = str(error)
     account = room.accounts.by_id(account.id) or account
@@ -147,6 +165,8 @@ def _page(room: ConsoleRoom, visitor: Visitor, account: Account, connection: Con
     integration_id = connection.placed.integration_id
     # After the lookup, which may have shown that the program refuses its key.
     shown = named(room, connection)
+    room.probe.see_key(connection)
+    troubles = [t for t in room.troubles.of_account(account.id) if t.connection_id == connection.id]
     all_of_account = room.connections.of_account(account.id)
     return render_template(
         "connection.html",
@@ -161,6 +181,9 @@ def _page(room: ConsoleRoom, visitor: Visitor, account: Account, connection: Con
         reconnect=account.state is AccountState.NEEDS_REAUTH,
         findings=findings,
         trouble=trouble,
+        since={known.finding: known.since for known in troubles},
+        last_seen=[known for known in troubles if trouble and known.finding in tuple(Part)],
+        switched_off=any(finding.id == Part.INTEGRATION_ENABLED and not finding.well for finding in findings),
         variables={} if integration_id is None else macro_variables(integration_id),
         card_title=card_title(connection),
         card_rows=rows_of(connection),
@@ -171,7 +194,23 @@ def _page(room: ConsoleRoom, visitor: Visitor, account: Account, connection: Con
         helpdesk=room.settings.gorgias_base(account.name),
         recent=recent_awards(room.database, sealer=room.sealer, connection_id=connection.id, limit=5),
         may_change=visitor.is_admin,
+        forget_after_days=room.settings.forget_after_disconnect_days,
     )
+
+
+def _settings(rules: Rules, presets: Sequence[int], *, show_date_of_birth: bool) -> dict[str, Any]:
+    """What the settings form holds, by its names, as plain values."""
+    return {
+        "max_points_per_award": rules.max_points_per_award,
+        "max_points_per_agent_per_day": rules.max_points_per_agent_per_day,
+        "max_points_per_day": rules.max_points_per_day,
+        "max_store_credit_per_award": _amount(rules.max_credit_cents_per_award),
+        "max_store_credit_per_day": _amount(rules.max_credit_cents_per_day),
+        "reasons": list(rules.reasons),
+        "presets": list(presets),
+        "allow_guests": rules.allow_guests,
+        "show_date_of_birth": show_date_of_birth,
+    }
 
 
 def _typed_settings(room: ConsoleRoom, connection: Connection) -> dict[str, Any]:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import structlog
 from flask import Blueprint, abort, flash, g, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
+from sqlalchemy import Connection as Transaction
 
 from console import who
+from console.changes import Change, record
 from console.connection import placed
-from console.naming import named
+from console.naming import PROGRAMS, named
 from console.room import ConsoleRoom, Outcome
 from loyalty import ledger
 from loyalty.awards import Rules
@@ -19,6 +21,7 @@ from loyalty.program import ProgramKind, ProgramReason, ProgramRefused, ProgramU
 from loyalty.rivo_wire import clean_key
 from loyalty.stores import KeyInUse
 from oauth.accounts import Account
+from oauth.sign_in import Visitor
 from schemas.console import BadForm, read_webhook_secret
 from widget.connections import Connection
 
@@ -43,12 +46,13 @@ def add_programs(console: Blueprint, room: ConsoleRoom) -> None:
 
     @console.post("/connections/")
     def choose() -> ResponseReturnValue:
-        _, account = who.admin(room)
+        visitor, account = who.admin(room)
         program = request.form.get("program")
         if program == ProgramKind.LEDGER:
             with room.database.write() as tx:
                 store = ledger.open_store(tx, identity=ledger.identity_for(account.name), now=room.now())
                 connection_id = room.connections.open(tx, account_id=account.id, store=store, rules=_rules(room))
+                _record_choice(room, visitor, connection_id, ProgramKind.LEDGER, tx=tx)
             return placed(room, connection_id, done="Connected. Everything is in place in Gorgias.")
         if program != ProgramKind.RIVO:
             g.outcome = Outcome.FORM_INVALID
@@ -64,11 +68,11 @@ def add_programs(console: Blueprint, room: ConsoleRoom) -> None:
             log.info("program_key", outcome=g.outcome)
             flash(f"{error} Nothing was kept.", "error")
             return redirect(url_for("console.add", program=ProgramKind.RIVO.value), code=303)
-        return _open_rivo(room, account, key=key, secret=secret)
+        return _open_rivo(room, visitor, account, key=key, secret=secret)
 
     @console.post("/connections/<int:connection_id>/program-key")
     def replace_program_key(connection_id: int) -> ResponseReturnValue:
-        _, account = who.admin(room)
+        visitor, account = who.admin(room)
         found = _own_rivo(room, account, connection_id)
         try:
             key = _tried_key(room)
@@ -82,6 +86,7 @@ def add_programs(console: Blueprint, room: ConsoleRoom) -> None:
         else:
             # They are of the store that the former key opened, which may be another.
             room.snapshots.forget(found.store)
+            record(room, visitor, Change.PROGRAM_KEY_REPLACED, connection_id=found.id)
             g.outcome = Outcome.DONE
             flash("The new key is in place. The history of awards is kept; cards are read from Rivo anew.", "done")
         log.info("program_key", outcome=g.outcome, connection=found.id)
@@ -89,11 +94,12 @@ def add_programs(console: Blueprint, room: ConsoleRoom) -> None:
 
     @console.post("/connections/<int:connection_id>/webhook-secret")
     def save_webhook_secret(connection_id: int) -> ResponseReturnValue:
-        _, account = who.admin(room)
+        visitor, account = who.admin(room)
         found = _own_rivo(room, account, connection_id)
         page = redirect(url_for("console.connection", connection_id=found.id), code=303)
         if "stop" in request.form:
             room.stores.save_webhook_secret(found.store, secret="")
+            record(room, visitor, Change.WEBHOOKS_STOPPED, connection_id=found.id)
             g.outcome = Outcome.DONE
             flash("Webhooks are no longer trusted. Remove them in Rivo under Settings → Webhooks, too.", "done")
             return page
@@ -105,6 +111,7 @@ def add_programs(console: Blueprint, room: ConsoleRoom) -> None:
             return page
         had_one = room.stores.standing(found.store).has_webhook_secret
         room.stores.save_webhook_secret(found.store, secret=secret)
+        record(room, visitor, Change.WEBHOOK_SECRET_SAVED, connection_id=found.id)
         g.outcome = Outcome.DONE
         former = " The former secret goes on counting until the next change." if had_one else ""
         flash(f"Saved. Webhooks signed with this secret are trusted.{former}", "done")
@@ -119,14 +126,23 @@ def choose_page(room: ConsoleRoom, account: Account, *, may_change: bool) -> Res
     return render_template("choose_program.html", likely=likely, has_ledger=has_ledger, may_change=may_change)
 
 
-def _open_rivo(room: ConsoleRoom, account: Account, *, key: str, secret: str) -> ResponseReturnValue:
+def _record_choice(
+    room: ConsoleRoom, visitor: Visitor, connection_id: int, program: ProgramKind, *, tx: Transaction
+) -> None:
+    details = {"program": PROGRAMS[program]}
+    record(room, visitor, Change.PROGRAM_CHOSEN, connection_id=connection_id, details=details, tx=tx)
+
+
+def _open_rivo(room: ConsoleRoom, visitor: Visitor, account: Account, *, key: str, secret: str) -> ResponseReturnValue:
     """Show the store of this key, which was just tried; the one that is shown already is shown once."""
     before = {connection.id for connection in room.connections.of_account(account.id)}
     with room.database.write() as tx:
         store = room.stores.open(tx, account=account.name, program=ProgramKind.RIVO, key=key)
         connection_id = room.connections.open(tx, account_id=account.id, store=store, rules=_rules(room))
+        _record_choice(room, visitor, connection_id, ProgramKind.RIVO, tx=tx)
     if secret:
         room.stores.save_webhook_secret(store, secret=secret)
+        record(room, visitor, Change.WEBHOOK_SECRET_SAVED, connection_id=connection_id)
     log.info("program_key", outcome=Outcome.DONE, connection=connection_id)
     if connection_id in before:
         done = "This key was in use already, by this connection. Everything is in place in Gorgias."

@@ -5,23 +5,27 @@ Here are the ways in and out; the other modules add the rest to the same bluepri
 
 from __future__ import annotations
 
-from typing import Any
-
 import structlog
 from flask import Blueprint, abort, flash, g, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from console import who
 from console.activity import add_activity, review_url
+from console.award_page import add_award_page
+from console.by_hand import add_by_hand, tell_left_over
+from console.changes import Change, add_changes, record
+from console.charts import add_charts
 from console.connection import add_connection
+from console.export import add_export
+from console.inspector import add_inspector
 from console.naming import all_named
+from console.notice_address import add_notice_address
 from console.programs import add_programs, choose_page
 from console.room import ConsoleRoom, Outcome
 from loyalty import ledger
-from loyalty.program import ProgramKind
 from oauth.sign_in import end_session
-from telemetry import REQUESTS
 from widget.placement import PlacementFailed
+from widget.sentences import counted
 
 log = structlog.get_logger()
 
@@ -35,11 +39,13 @@ def create_blueprint(room: ConsoleRoom) -> Blueprint:
     add_programs(console, room)
     add_connection(console, room)
     add_activity(console, room)
-
-    @console.after_request
-    def count(response: Any) -> Any:
-        REQUESTS.labels(str(request.url_rule), g.get("outcome", Outcome.SHOWN)).inc()
-        return response
+    add_export(console, room)
+    add_charts(console, room)
+    add_award_page(console, room)
+    add_inspector(console, room)
+    add_changes(console, room)
+    add_notice_address(console, room)
+    add_by_hand(console, room)
 
     return console
 
@@ -52,6 +58,8 @@ def _add_ways_in_and_out(console: Blueprint, room: ConsoleRoom) -> None:
     @console.get("/connections/")
     def connections() -> ResponseReturnValue:
         visitor, account = who.signed_in(room)
+        if visitor.is_admin:
+            tell_left_over(room, account)
         found = all_named(room, account.id)
         if not found:
             return choose_page(room, account, may_change=visitor.is_admin)
@@ -60,34 +68,34 @@ def _add_ways_in_and_out(console: Blueprint, room: ConsoleRoom) -> None:
             "connections.html",
             all_shown=found,
             review_urls={connection_id: review_url(room, connection_id) for connection_id in ids},
+            troubles=room.troubles.of_account(account.id),
+            notice_host=room.notices.host(account.id),
             may_change=visitor.is_admin,
         )
 
     @console.post("/oauth/disconnect")
     def disconnect() -> ResponseReturnValue:
         # Leaving must be possible when our access is gone already.
-        _, account = who.admin(room, last_known_role=True)
-        left: list[str] = []
+        visitor, account = who.admin(room, last_known_role=True)
         try:
-            for found in room.connections.of_account(account.id):
-                left += room.placement.remove(found.id)
+            farewell = room.leaving.disconnect(account.id)
         except PlacementFailed as error:
             g.outcome = error.problem
             flash(f"{error} The account is still connected; press Disconnect again to go on.", "error")
             return redirect(url_for("console.connections"), code=303)
-        finally:
-            elsewhere = _forget_stores(room, account.id)
-        problem = room.accounts.disconnect(account.id)
+        record(room, visitor, Change.ACCOUNT_DISCONNECTED)
         end_session()
-        g.outcome = Outcome.DONE if not left and problem is None else Outcome.LEFT_OVER
+        g.outcome = Outcome.LEFT_OVER if farewell.by_hand or farewell.not_revoked else Outcome.DONE
         log.info("disconnect", outcome=g.outcome)
         flash(f"{account.name} is disconnected. Members, points and the history of awards are kept.", "done")
-        if elsewhere:
+        days = counted(room.settings.forget_after_disconnect_days, "day")
+        flash(f"What is personal in them is erased after {days}, unless you connect again before.", "done")
+        if farewell.stores_erased:
             flash("The key of Rivo, its webhook secret and all that was remembered of its members are erased here. "
                   "Choose Rivo with the same key to go on with the history.", "done")  # fmt: skip
-        if left:
-            flash("Delete these by hand in Gorgias: " + "; ".join(left), "error")
-        if problem is not None:
+        if farewell.by_hand:
+            flash("Delete these by hand in Gorgias: " + "; ".join(farewell.by_hand), "error")
+        if farewell.not_revoked:
             flash("Gorgias could not be told to end our access; our copy of it is deleted. "
                   "Remove the app in Gorgias under Settings, App Store.", "error")  # fmt: skip
         return redirect(url_for("console.landing"), code=303)
@@ -108,15 +116,3 @@ def _add_ways_in_and_out(console: Blueprint, room: ConsoleRoom) -> None:
         if not storefront:
             return render_template("referral.html")
         return redirect(f"{storefront}?ref={code}", code=302)
-
-
-def _forget_stores(room: ConsoleRoom, account_id: int) -> int:
-    """Wipe secrets and snapshots of the stores that the account no longer shows; how many live elsewhere.
-
-    Also of those that an earlier attempt to disconnect took out before it was broken off.
-    """
-    elsewhere = [store for store in room.connections.stores_left(account_id) if store.program is not ProgramKind.LEDGER]
-    for store in elsewhere:
-        room.stores.forget_secrets(store)
-        room.snapshots.forget(store)
-    return len(elsewhere)

@@ -10,12 +10,12 @@ from typing import Any
 from flask import Blueprint, abort, flash, g, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from flask_wtf.csrf import CSRFError
-from sqlalchemy.exc import SQLAlchemyError
 
 from console.room import ConsoleRoom, Outcome
 from oauth.accounts import Account, AccountState
 from oauth.gorgias_api import GorgiasError, GorgiasReason
 from oauth.sign_in import Visitor, current_visitor, lost_access, with_fresh_role
+from storage.trouble import TROUBLE
 from widget.connections import Connection, ConnectionState
 
 
@@ -25,6 +25,10 @@ class SignInNeeded(Exception):
 
 class AdminNeeded(Exception):
     """The person is signed in but is no helpdesk admin."""
+
+
+class LeftHelpdesk(Exception):
+    """Gorgias knows no such person in this helpdesk any more."""
 
 
 class RoleUnreadable(Exception):
@@ -66,6 +70,23 @@ def admin(room: ConsoleRoom, *, last_known_role: bool = False) -> tuple[Visitor,
     return visitor, account
 
 
+def agent(room: ConsoleRoom) -> tuple[Visitor, Account]:
+    """The signed-in person, whatever their role in the helpdesk, as long as they have one. Raises SignInNeeded,
+    LeftHelpdesk or RoleUnreadable.
+
+    Where Gorgias no longer lets us read roles, the one read last counts: the card's buttons go on then, too.
+    """
+    visitor, account = signed_in(room)
+    try:
+        visitor = with_fresh_role(visitor, api=room.api_for(account.id, account.name), now=room.now())
+    except GorgiasError as error:
+        if not lost_access(error) and error.reason is not GorgiasReason.FORBIDDEN:
+            raise RoleUnreadable from error
+    if not visitor.role:
+        raise LeftHelpdesk
+    return visitor, account
+
+
 def own(room: ConsoleRoom, account: Account, connection_id: int) -> Connection:
     """The connection, if it is this account's; to everyone else it does not exist."""
     found = room.connections.by_id(connection_id)
@@ -91,7 +112,7 @@ def guard(console: Blueprint, room: ConsoleRoom) -> None:
     def who() -> dict[str, Any]:
         try:
             visitor, account = signed_in(room)
-        except (SignInNeeded, SQLAlchemyError):
+        except (SignInNeeded, *TROUBLE):
             # The page that tells of trouble with the database must not itself fail for want of a name.
             return {"visitor": None, "account": None}
         return {"visitor": visitor, "account": account}
@@ -106,6 +127,10 @@ def guard(console: Blueprint, room: ConsoleRoom) -> None:
     @console.errorhandler(AdminNeeded)
     def admin_needed(_: AdminNeeded) -> ResponseReturnValue:
         return _refused(Outcome.ADMIN_NEEDED, 403)
+
+    @console.errorhandler(LeftHelpdesk)
+    def left_helpdesk(_: LeftHelpdesk) -> ResponseReturnValue:
+        return _refused(Outcome.LEFT_HELPDESK, 403)
 
     @console.errorhandler(RoleUnreadable)
     def role_unreadable(_: RoleUnreadable) -> ResponseReturnValue:

@@ -16,6 +16,7 @@ from typing import Any
 
 import structlog
 
+from loyalty.attempts import Attempt, AttemptKind, AttemptOutcome
 from loyalty.journal import UNSETTLED, AwardState, Journal, Sending, SettledBy
 from loyalty.members import Members
 from loyalty.program import (
@@ -49,7 +50,6 @@ YOUNG = timedelta(minutes=5)
 
 KEY_WAS_REFUSED = "The program refused the key of this store."
 MEMBER_GONE = "The program does not know this customer."
-REJECTED_BUT_THERE = "rejected_but_there"
 NEVER_REACHED = "The program could not be reached for a day."
 
 log = structlog.get_logger()
@@ -149,10 +149,14 @@ class Delivery:
         row = self._journal.read(operation_id)
         if row is None or (row.store_id, row.points, row.credit_cents) != (store.id, points, credit_cents):
             return False
-        if not self._journal.applied(operation_id, balance=None, by=SettledBy.WEBHOOK):
+        told = Attempt(kind=AttemptKind.WEBHOOK, outcome=AttemptOutcome.APPLIED, at=self._now())
+        if not self._journal.applied(operation_id, balance=None, by=SettledBy.WEBHOOK, attempt=told):
             if row.state == AwardState.REJECTED:
                 # Decided otherwise, by the program's answer or by a person: theirs to put right.
-                log.error("award", outcome=REJECTED_BUT_THERE, operation_id=operation_id)
+                self._journal.contradicted(
+                    operation_id, attempt=replace(told, outcome=AttemptOutcome.REJECTED_BUT_THERE)
+                )
+                log.error("award", outcome=AttemptOutcome.REJECTED_BUT_THERE, operation_id=operation_id)
             return False
         self._members.outdate(store, member_hmac=row.member_hmac)
         return True
@@ -173,56 +177,75 @@ class Delivery:
         """Look for the points event without sending; `last`: when it is absent, a person has to decide."""
         operation_id = row.operation_id
         store = Store(id=row.store_id, program=ProgramKind(row.program))
+        begun = self._begin(AttemptKind.LOOKED)
         try:
             event = self._programs[store.program].find_points(
                 store, event=self._journal.event_of(row), within_s=within_s
             )
         except ProgramUnavailable as error:
+            attempt = begun.ended(error.reason, str(error))
             if last and self._now() - row.created_at > GIVE_UP_AFTER:
-                self._journal.needs_review(operation_id, owner=owner)
+                self._journal.needs_review(operation_id, owner=owner, attempt=attempt)
                 return Look(outcome=Confirmation.NEEDS_REVIEW)
             again_at = self._later(row.created_at, error)
-            self._journal.look_later(operation_id, owner=owner, look_at=again_at, found_absent=False)
+            self._journal.look_later(operation_id, owner=owner, look_at=again_at, found_absent=False, attempt=attempt)
             return Look(outcome=Confirmation.PROGRAM_UNAVAILABLE, again_at=again_at, error=error)
         if event is not None:
-            return self._applied(store, row.member_hmac, operation_id, event, by=SettledBy.FOUND, owner=owner)
+            attempt = begun.ended(AttemptOutcome.FOUND, _balance(event))
+            return self._applied(
+                store, row.member_hmac, operation_id, event, by=SettledBy.FOUND, owner=owner, attempt=attempt
+            )
+        attempt = begun.ended(AttemptOutcome.ABSENT)
         if last:
-            self._journal.needs_review(operation_id, owner=owner)
+            self._journal.needs_review(operation_id, owner=owner, attempt=attempt)
             return Look(outcome=Confirmation.NEEDS_REVIEW)
         again_at = self._now() + self._resend_after / (ABSENT_LOOKS - 1)
-        self._journal.look_later(operation_id, owner=owner, look_at=again_at, found_absent=True)
+        self._journal.look_later(operation_id, owner=owner, look_at=again_at, found_absent=True, attempt=attempt)
         return Look(outcome=Confirmation.ABSENT, again_at=again_at)
 
     def _attempt(self, sending: Sending, *, within_s: float | None) -> Look:
         """Send once and write down what came of it. `within_s` as for LoyaltyProgram."""
         operation_id, owner = sending.operation_id, sending.owner
         agent_waits = within_s is not None
+        begun = self._begin(AttemptKind.SENT)
         try:
             event = self._send(sending, within_s=within_s)
         except OutcomeUnknown as error:
             log.warning("award", outcome=Confirmation.STILL_UNKNOWN, reason=error.reason, operation_id=operation_id)
-            look_at = self._journal.unknown(operation_id, owner=owner)
+            look_at = self._journal.unknown(operation_id, owner=owner, attempt=begun.ended(error.reason, str(error)))
             return Look(outcome=Confirmation.STILL_UNKNOWN, again_at=look_at, error=error)
         except ProgramUnavailable as error:
+            attempt = begun.ended(error.reason, str(error))
             if agent_waits and error.reason is ProgramReason.KEY_REFUSED:
-                return self._rejected(sending, KEY_WAS_REFUSED, error, agent_was_told=True)
+                return self._rejected(sending, KEY_WAS_REFUSED, error, agent_was_told=True, attempt=attempt)
             look_at = self._later(sending.event.asked_at or self._now(), error)
             self._journal.not_sent(
                 operation_id,
                 owner=owner,
                 look_at=look_at,
+                attempt=attempt,
                 refused_for_now=error.reason is ProgramReason.BUSY,
             )
             return Look(outcome=Confirmation.PROGRAM_UNAVAILABLE, again_at=look_at, error=error)
         except UnknownMember as error:
+            attempt = begun.ended(AttemptOutcome.MEMBER_NOT_FOUND)
             if sending.sends > 1:
                 # They were known when it was first sent, which may have counted: not ours to deny.
-                self._journal.needs_review(operation_id, owner=owner)
+                self._journal.needs_review(operation_id, owner=owner, attempt=attempt)
                 return Look(outcome=Confirmation.NEEDS_REVIEW)
-            return self._rejected(sending, MEMBER_GONE, error, agent_was_told=agent_waits)
+            return self._rejected(sending, MEMBER_GONE, error, agent_was_told=agent_waits, attempt=attempt)
         except ProgramRefused as error:
-            return self._rejected(sending, error.told or str(error), error, agent_was_told=agent_waits)
-        return self._applied(sending.store, sending.member_hmac, operation_id, event, by=SettledBy.ANSWER, owner=owner)
+            attempt = begun.ended(error.reason, str(error))
+            return self._rejected(sending, error.told or str(error), error, agent_was_told=agent_waits, attempt=attempt)
+        return self._applied(
+            sending.store,
+            sending.member_hmac,
+            operation_id,
+            event,
+            by=SettledBy.ANSWER,
+            owner=owner,
+            attempt=begun.ended(AttemptOutcome.APPLIED, _balance(event)),
+        )
 
     def _send(self, sending: Sending, *, within_s: float | None) -> PointsEvent:
         """The program's answer. Where it asks for a pause that the agent can bear, it is asked again."""
@@ -251,13 +274,22 @@ class Delivery:
         raise refusal or ProgramUnavailable(ProgramReason.NOT_REACHED, "There was no time left to send it.")
 
     def _applied(
-        self, store: Store, member_hmac: str, operation_id: str, event: PointsEvent, *, by: SettledBy, owner: str
+        self,
+        store: Store,
+        member_hmac: str,
+        operation_id: str,
+        event: PointsEvent,
+        *,
+        by: SettledBy,
+        owner: str,
+        attempt: Attempt,
     ) -> Look:
-        if not self._journal.applied(operation_id, balance=event.points_balance, by=by, owner=owner):
+        balance = event.points_balance
+        if not self._journal.applied(operation_id, balance=balance, by=by, owner=owner, attempt=attempt):
             # Settled meanwhile by somebody else: the program's own webhook, or a person.
             row = self._journal.read(operation_id)
             if row is None or row.state != AwardState.APPLIED:
-                log.error("award", outcome=REJECTED_BUT_THERE, operation_id=operation_id)
+                log.error("award", outcome=AttemptOutcome.REJECTED_BUT_THERE, operation_id=operation_id)
                 return Look(outcome=Confirmation.REJECTED)
         self._members.took(store, member_hmac=member_hmac, member=event.member)
         return Look(
@@ -265,20 +297,47 @@ class Delivery:
             points_balance=event.points_balance,
         )
 
-    def _rejected(self, sending: Sending, told: str, error: Exception, *, agent_was_told: bool) -> Look:
+    def _rejected(
+        self, sending: Sending, told: str, error: Exception, *, agent_was_told: bool, attempt: Attempt
+    ) -> Look:
         self._journal.rejected(
             sending.operation_id,
             told=told[:200],
             by=SettledBy.ANSWER,
             owner=sending.owner,
             agent_was_told=agent_was_told,
+            attempt=attempt,
         )
         # Whatever the card says of this member, the program has just said something else.
         self._members.outdate(sending.store, member_hmac=sending.member_hmac)
         return Look(outcome=Confirmation.REJECTED, error=error)
+
+    def _begin(self, kind: AttemptKind) -> _Begun:
+        return _Begun(kind=kind, at=self._now(), began=monotonic())
 
     def _later(self, created_at: datetime, error: ProgramUnavailable) -> datetime:
         now = self._now()
         pause = TRY_AGAIN if now - created_at < YOUNG else TRY_AGAIN_LATER
         asked = timedelta(seconds=error.retry_after_s or 0)
         return now + max(pause, asked)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Begun:
+    """An attempt under way."""
+
+    kind: AttemptKind
+    at: datetime
+    began: float
+
+    def ended(self, outcome: str, answer: str = "") -> Attempt:
+        """The attempt as it is kept."""
+        took_ms = round((monotonic() - self.began) * 1000)
+        return Attempt(kind=self.kind, outcome=outcome, at=self.at, took_ms=took_ms, answer=answer)
+
+
+def _balance(event: PointsEvent) -> str:
+    """What the program told afterwards."""
+    if event.points_balance is None:
+        return "The balance could not be read."
+    return f"The balance is {event.points_balance:,} now."

@@ -5,7 +5,8 @@
 On the embedded ledger an award is written as pending and applied in one transaction. For a program elsewhere nothing
 of the network happens inside a transaction: `sending` is written first, under a lease, the outcome after. Only who
 holds the lease may write the outcome, so that an award is never settled twice; evidence (the program's own webhook, a
-person's word) needs none, and whoever comes later finds the award settled.
+person's word) needs none, and whoever comes later finds the award settled. The attempt that led to a step is written
+with it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, exists, insert, or_, select, update
 
+from loyalty.attempts import Attempt, AttemptKind, AttemptOutcome, write_attempt
 from loyalty.program import NewPointsEvent, ProgramKind, Store
 from storage.database import Database
 from storage.queue import defer
@@ -147,19 +149,34 @@ class Journal:
             asked_at=row.created_at,
         )
 
-    def applied(self, operation_id: str, *, balance: int | None, by: SettledBy, owner: str | None = None) -> bool:
+    def applied(
+        self, operation_id: str, *, balance: int | None, by: SettledBy, attempt: Attempt, owner: str | None = None
+    ) -> bool:
         """The program has it. False when it was settled already, or is no longer the owner's."""
         with self._database.write() as tx:
-            return self.settle(tx, operation_id, state=AwardState.APPLIED, balance=balance, by=by, owner=owner)
+            settled = self.settle(tx, operation_id, state=AwardState.APPLIED, balance=balance, by=by, owner=owner)
+            # What its owner did has been done, whoever was faster; a webhook that settles nothing explains nothing.
+            if settled or owner is not None:
+                write_attempt(tx, operation_id, attempt)
+        return settled
 
     def rejected(
-        self, operation_id: str, *, told: str, by: SettledBy, owner: str | None = None, agent_was_told: bool = True
+        self,
+        operation_id: str,
+        *,
+        told: str,
+        by: SettledBy,
+        owner: str | None = None,
+        agent_was_told: bool = True,
+        attempt: Attempt | None = None,
     ) -> bool:
         """The program does not have it and will not. False as for `applied`.
 
         `agent_was_told`: the agent hears it as the answer to their press, so that no note needs to tell them.
         """
         with self._database.write() as tx:
+            if attempt is not None:
+                write_attempt(tx, operation_id, attempt)
             return self.settle(
                 tx,
                 operation_id,
@@ -207,25 +224,29 @@ class Journal:
             self._ask_for_note(tx, operation_id, ticket_id=ticket_id[0])
         return True
 
-    def unknown(self, operation_id: str, *, owner: str) -> datetime:
+    def unknown(self, operation_id: str, *, owner: str, attempt: Attempt) -> datetime:
         """The attempt has ended without telling what it did. Returns when to look for it."""
         now = self._now()
         self._put_back(
             operation_id,
             owner=owner,
             look_at=now + FIRST_LOOK,
+            attempt=attempt,
             state=AwardState.UNKNOWN,
             attempt_ended_at=now,
             looks=0,
         )
         return now + FIRST_LOOK
 
-    def not_sent(self, operation_id: str, *, owner: str, look_at: datetime, refused_for_now: bool = False) -> bool:
+    def not_sent(
+        self, operation_id: str, *, owner: str, look_at: datetime, attempt: Attempt, refused_for_now: bool = False
+    ) -> bool:
         """The attempt did not take place; it is tried again at `look_at`. An award that was unknown stays unknown.
 
         `refused_for_now`: it reached the program, which answered that it had no time.
         """
         with self._database.write() as tx:
+            write_attempt(tx, operation_id, attempt)
             row = tx.execute(
                 select(awards.c.attempt_ended_at, awards.c.sends).where(
                     awards.c.operation_id == operation_id, *_held_by(owner)
@@ -247,14 +268,17 @@ class Journal:
                 **ended,
             )
 
-    def look_later(self, operation_id: str, *, owner: str, look_at: datetime, found_absent: bool) -> bool:
+    def look_later(
+        self, operation_id: str, *, owner: str, look_at: datetime, found_absent: bool, attempt: Attempt
+    ) -> bool:
         """Nothing new is known, or that the program does not have it yet; it is looked at again."""
         looks = {"looks": awards.c.looks + 1} if found_absent else {}
-        return self._put_back(operation_id, owner=owner, look_at=look_at, **looks)
+        return self._put_back(operation_id, owner=owner, look_at=look_at, attempt=attempt, **looks)
 
-    def needs_review(self, operation_id: str, *, owner: str) -> bool:
+    def needs_review(self, operation_id: str, *, owner: str, attempt: Attempt) -> bool:
         """Only a person can tell what happened."""
         with self._database.write() as tx:
+            write_attempt(tx, operation_id, attempt)
             ticket_id = tx.execute(
                 update(awards)
                 .where(awards.c.operation_id == operation_id, *_held_by(owner))
@@ -295,8 +319,12 @@ class Journal:
                     **(abandoned if row.state == AwardState.SENDING else {}),
                 )
             )
-            held = _WITH_PROGRAM.where(awards.c.operation_id == operation_id)
-            return tx.execute(held).one() if changed.rowcount == 1 else None
+            if changed.rowcount != 1:
+                return None
+            if row.state == AwardState.SENDING:
+                given_up = Attempt(kind=AttemptKind.SENT, outcome=AttemptOutcome.ABANDONED, at=now)
+                write_attempt(tx, operation_id, given_up)
+            return tx.execute(_WITH_PROGRAM.where(awards.c.operation_id == operation_id)).one()
 
     def release(self, operation_id: str, *, owner: str) -> None:
         """End a look that changed nothing."""
@@ -311,6 +339,11 @@ class Journal:
         """Send once more what `owner` holds; None when it is no longer the owner's."""
         with self._database.write() as tx:
             return self.begin(tx, operation_id, owner=owner, held=True)
+
+    def contradicted(self, operation_id: str, *, attempt: Attempt) -> None:
+        """The program has what counts as rejected here: a person reads it beside the award."""
+        with self._database.write() as tx:
+            write_attempt(tx, operation_id, attempt)
 
     def read(self, operation_id: str) -> Any:
         """The award's row with its store's program, and the version of the key that the store has now; or None."""
@@ -330,8 +363,9 @@ class Journal:
                 )
             )
 
-    def _put_back(self, operation_id: str, *, owner: str, look_at: datetime, **values: Any) -> bool:
+    def _put_back(self, operation_id: str, *, owner: str, look_at: datetime, attempt: Attempt, **values: Any) -> bool:
         with self._database.write() as tx:
+            write_attempt(tx, operation_id, attempt)
             return self._write_back(tx, operation_id, owner=owner, look_at=look_at, **values)
 
     def _write_back(self, tx: Connection, operation_id: str, *, owner: str, look_at: datetime, **values: Any) -> bool:

@@ -29,6 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
+from loyalty.journal import what_of
 from loyalty.program import (
     Activity,
     Member,
@@ -199,7 +200,8 @@ class Ledger:
         """The e-mail of the member with this HMAC, or None."""
         with self._database.read() as tx:
             row = tx.execute(_MEMBER, {"store_id": store.id, "email_hmac": member_hmac}).one_or_none()
-        return None if row is None else self._sealer.open(row.email_sealed)
+        # Empty where it was erased: only whoever brings the address finds this member.
+        return None if row is None else self._sealer.open(row.email_sealed) or None
 
     def add_points(
         self, store: Store, *, event: NewPointsEvent, within: Connection | None = None, within_s: float | None = None
@@ -211,7 +213,7 @@ class Ledger:
             raise TypeError("the ledger books within its caller's transaction")
         tx = within
         member = tx.execute(
-            select(members.c.id, members.c.balance).where(
+            select(members.c.id, members.c.balance, members.c.erased_at).where(
                 members.c.store_id == store.id,
                 members.c.email_hmac == self._hasher.email(event.email),
             )
@@ -235,6 +237,10 @@ class Ledger:
             reverses_id=reverses_id,
             now=self._now(),
         )
+        if member.erased_at is not None:
+            # Forgotten after a disconnect, and back.
+            known_again = {"email_sealed": self._sealer.seal(event.email), "erased_at": None}
+            tx.execute(update(members).where(members.c.id == member.id).values(known_again))
         return PointsEvent(operation_id=event.operation_id, points_balance=balance)
 
     def find_points(self, store: Store, *, event: NewPointsEvent, within_s: float | None = None) -> PointsEvent | None:
@@ -265,7 +271,7 @@ class Ledger:
             recent_activity=tuple(
                 Activity(
                     when=entry.created_at,
-                    what=entry.what,
+                    what=what_of(entry.what),
                     points=_signed(entry.side, entry.points),
                 )
                 for entry in activity

@@ -485,9 +485,11 @@ _EXISTING = (
     select(
         members.c.id,
         members.c.email_hmac,
+        members.c.email_sealed,
         members.c.status,
         members.c.customer_id,
         members.c.date_of_birth_sealed,
+        members.c.erased_at,
     )
     .where(_IN_BATCH)
     .order_by(members.c.id)
@@ -528,6 +530,8 @@ _CHANGE = (
         status=bindparam("new_status"),
         customer_id=bindparam("new_customer_id"),
         date_of_birth_sealed=bindparam("new_date_of_birth_sealed"),
+        email_sealed=bindparam("new_email_sealed"),
+        erased_at=None,
         balance=members.c.balance + bindparam("points"),
         lifetime_points=members.c.lifetime_points + bindparam("lifetime"),
         updated_at=bindparam("changed_at"),
@@ -691,13 +695,16 @@ class _Writer:
         if born is not None and (sealed is None or self._sealer.open(sealed) != born):
             sealed = self._sealer.seal(born)
         same = (member.status, member.customer_id, member.date_of_birth_sealed)
-        if not opens and (status, customer_id, sealed) == same:
+        if not opens and member.erased_at is None and (status, customer_id, sealed) == same:
             return None
+        # Erased after a disconnect; here is the address once more.
+        email_sealed = member.email_sealed if member.erased_at is None else self._sealer.seal(row.email)
         return {
             "member_id": member.id,
             "new_status": status,
             "new_customer_id": customer_id,
             "new_date_of_birth_sealed": sealed,
+            "new_email_sealed": email_sealed,
             "points": row.points if opens else 0,
             "lifetime": row.lifetime_points if opens else 0,
             "changed_at": self._now(),

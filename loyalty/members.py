@@ -30,7 +30,7 @@ from loyalty.program import (
 )
 from loyalty.snapshots import Known, Snapshot, Snapshots
 from storage.sealing import CannotOpen, Hasher, RandomBytes
-from telemetry import MEMBER_READS
+from telemetry import MEMBER_READS, SNAPSHOT_AGE_SECONDS
 
 # Threads of one process that may be asking at once while agents wait, and that refresh behind; and how many of them for
 # one store, so that a store whose program hangs, or whose tickets are a flood of strangers, leaves room for the others.
@@ -140,10 +140,12 @@ class Members:
         )
         if snapshot is not None and self._is_fresh(snapshot):
             _count(store, ReadOutcome.NOT_FOUND_KEPT if snapshot.member is None else ReadOutcome.FRESH)
+            self._count_age(store, snapshot)
             return snapshot.member
         if snapshot is not None and snapshot.member is not None and self._is_retained(snapshot):
             self._refresh_behind(store, email=email, member_hmac=member_hmac, with_date_of_birth=with_date_of_birth)
             _count(store, ReadOutcome.STALE)
+            self._count_age(store, snapshot)
             return snapshot.member
         return self._ask(
             store, email=email, member_hmac=member_hmac, with_date_of_birth=with_date_of_birth, within_s=within_s
@@ -215,6 +217,10 @@ class Members:
         if snapshot.known is Known.NOT_FOUND:
             return age_s < self._limits.not_found_s and not snapshot.outdated
         return age_s < self._limits.fresh_s and not snapshot.outdated
+
+    def _count_age(self, store: Store, snapshot: Snapshot) -> None:
+        """How old it is that agents are shown."""
+        SNAPSHOT_AGE_SECONDS.labels(store.program).observe(max(0.0, (self._now() - snapshot.as_of).total_seconds()))
 
     def _is_retained(self, snapshot: Snapshot) -> bool:
         return self._now() - snapshot.as_of < self._limits.retention

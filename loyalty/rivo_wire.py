@@ -17,7 +17,7 @@ from decimal import Decimal, InvalidOperation
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 import orjson
 
@@ -29,13 +29,13 @@ from loyalty.program import (
     UnknownMember,
 )
 from schemas.email import normalise
+from schemas.link import web_address
 from schemas.widget import without_addresses
 
 PAGE_SIZE = 250  # https://developer-docs.rivo.io/reference/pagination: 25 unless asked, at most 250
 LAST_PAGE = 500  # the same page: where offset paging ends
 MOST_ROWS = 1_000  # of a page, whatever was asked for
 MAX_TEXT = 200
-MAX_URL = 2_000
 # UNKNOWN how much Rivo keeps of a note. Ours begins with what must not be lost.
 MAX_NOTE = 250
 MAX_POINTS = 2_147_483_647  # int32, https://developer-docs.rivo.io/reference/adjust-customer-points
@@ -573,7 +573,7 @@ def read_customer(told: Any) -> Customer | None:
         points_tally=_whole(found.get("loyalty_points_tally") if tally is None else tally),
         credits_tally=_amount(found.get("credits_tally")),
         vip_tier_name=_tier_name(found.get("vip_tier")),
-        referral_url=_web_address(found.get("referral_url")),
+        referral_url=web_address(_string(found.get("referral_url"))),
         referral_code=shown(found.get("referral_code")),
         points_expire_at=shown(found.get("points_expire_at")),
         lifetime_earnings_tally=_whole(found.get("lifetime_earnings_tally")),
@@ -928,18 +928,6 @@ def _month_and_day(value: Any) -> str:
         return ""
     try:
         return f"{date(2000, int(found[1]), int(found[2])):%m-%d}"
-    except ValueError:
-        return ""
-
-
-def _web_address(value: Any) -> str:
-    """An http(s) address as it is; empty for anything that a browser might take for something else."""
-    text = _string(value).strip()
-    if len(text) > MAX_URL or not all(c.isprintable() and c not in " \"'<>\\`{}" for c in text):
-        return ""
-    try:
-        parts = urlsplit(text)
-        return text if parts.scheme in ("http", "https") and parts.hostname else ""
     except ValueError:
         return ""
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from io import BytesIO
 from typing import Any, Protocol
@@ -83,6 +85,17 @@ class TokenSource(Protocol):
 
     def __call__(self, *, rejected: AccessToken | None = None) -> AccessToken:
         """A token to use; never `rejected` again. Raises GorgiasError."""
+
+
+def only(token: AccessToken) -> TokenSource:
+    """A source of this token alone: when Gorgias rejects it, the call fails with UNAUTHORIZED."""
+
+    def source(*, rejected: AccessToken | None = None) -> AccessToken:
+        if rejected is not None:
+            raise GorgiasError(GorgiasReason.UNAUTHORIZED, "Gorgias does not accept this access any more.")
+        return token
+
+    return source
 
 
 def new_session() -> requests.Session:
@@ -219,6 +232,8 @@ class GorgiasApi:
         self._session = session
         self._sleep = sleep
         self._patience_s = patience_s
+        # The time of Gorgias' clock, to the second, as its latest answer told.
+        self.told_at: datetime | None = None
 
     def get(self, path: str, **params: Any) -> Any:
         """GET `path`, e.g. `/api/account`. Raises GorgiasError."""
@@ -322,6 +337,7 @@ class GorgiasApi:
             raise GorgiasError(GorgiasReason.UNREACHABLE, "Gorgias cannot be reached.") from error
         except (requests.RequestException, OSError, _PROTOCOL_ERROR) as error:
             raise GorgiasError(GorgiasReason.UNREACHABLE, "The connection to Gorgias broke.") from error
+        self.told_at = _time(response.headers.get("Date"))
         return _read_answer(response, content)
 
 
@@ -372,6 +388,13 @@ _BY_STATUS = {
     404: GorgiasReason.NOT_FOUND,
     409: GorgiasReason.CONFLICT,
 }
+
+
+def _time(header: str | None) -> datetime | None:
+    try:
+        return parsedate_to_datetime(header or "").astimezone(UTC)
+    except ValueError:
+        return None
 
 
 def _seconds(header: str | None) -> float | None:

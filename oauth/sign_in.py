@@ -40,6 +40,11 @@ class Visitor:
         """Whether this person may change a connection."""
         return self.role in ADMIN_ROLES
 
+    @property
+    def called(self) -> str:
+        """What this person is written down as: their address, else their name, else their number in Gorgias."""
+        return self.email or self.name or f"user {self.user_id}"
+
 
 def read_role(api: GorgiasApi, user_id: int) -> str:
     """The role's name of a user, e.g. `admin` or `agent`; empty when there is no such user. Raises GorgiasError.
@@ -51,7 +56,7 @@ def read_role(api: GorgiasApi, user_id: int) -> str:
     return str(role.get("name", "")) if isinstance(role, dict) else ""
 
 
-def begin_session(identity: Identity, *, account_id: int, role: str, now: datetime) -> None:
+def begin_session(identity: Identity, *, account_id: int, role: str, now: datetime) -> Visitor:
     """Sign this person in, in place of whoever was before."""
     seconds = int(now.timestamp())
     visitor = Visitor(
@@ -66,6 +71,7 @@ def begin_session(identity: Identity, *, account_id: int, role: str, now: dateti
     session.clear()
     session.permanent = True
     session["visitor"] = asdict(visitor)
+    return visitor
 
 
 def end_session() -> None:
@@ -74,7 +80,13 @@ def end_session() -> None:
 
 
 def current_visitor(*, now: datetime) -> Visitor | None:
-    """The person of this request, or None when nobody is signed in or the session has ended."""
+    """The person of this request, or None when nobody is signed in or the session has ended.
+
+    Raises what stood in the way of opening the session: trouble with the database must not look like its end.
+    """
+    trouble: Exception | None = getattr(session, "trouble", None)
+    if trouble is not None:
+        raise trouble
     kept = session.get("visitor")
     try:
         visitor = Visitor(**kept) if isinstance(kept, dict) else None

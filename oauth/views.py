@@ -6,17 +6,19 @@ that sign-in never touches the account's tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from flask import Blueprint, make_response, redirect, render_template, request
+from flask import Blueprint, g, make_response, redirect, render_template, request
 from flask.typing import ResponseReturnValue
 from flask.wrappers import Response
 from werkzeug.wrappers import Response as BaseResponse
 
+from limiting import Limit, network_of
 from oauth.accounts import STATE_LIFE, Accounts, AccountState, PendingSignIn, Purpose
 from oauth.gorgias_api import (
     AccessToken,
@@ -26,8 +28,10 @@ from oauth.gorgias_api import (
     InvalidGrant,
     TokenEndpoint,
     TokenSource,
+    only,
 )
-from oauth.sign_in import ADMIN_ROLES, begin_session, lost_access, read_role
+from oauth.return_to import read_return_to
+from oauth.sign_in import ADMIN_ROLES, Visitor, begin_session, lost_access, read_role
 from oauth.wire import (
     SCOPES,
     SIGN_IN_SCOPES,
@@ -41,8 +45,7 @@ from oauth.wire import (
     read_tokens,
 )
 from settings import Settings
-from storage.sealing import RandomBytes
-from telemetry import REQUESTS
+from storage.sealing import RandomBytes, Sealer
 
 BROWSER_COOKIE = "tallydesk_oauth"
 log = structlog.get_logger()
@@ -64,7 +67,25 @@ STATUS = {
     Refusal.NOT_ADMIN: 403,
     Refusal.GORGIAS_UNREACHABLE: 503,
     Refusal.GORGIAS_BUSY: 503,
+    Refusal.TOO_MANY_STARTS: 429,
 }
+
+
+# A whole team in one office signs in within minutes of the morning; nobody is kept out by a stranger who keeps asking
+# for their account from another address.
+STARTS_FROM_ONE_ADDRESS, STARTS_IN_ALL, STARTS_WITHIN = 60, 300, timedelta(minutes=10)
+
+
+class Starts:
+    """How often the dance may be started for one account: each start leaves a row behind for ten minutes."""
+
+    def __init__(self, now: Callable[[], datetime]) -> None:
+        self._from_one = Limit(most=STARTS_FROM_ONE_ADDRESS, within=STARTS_WITHIN, now=now)
+        self._in_all = Limit(most=STARTS_IN_ALL, within=STARTS_WITHIN, now=now)
+
+    def wait_s(self, account: str, *, network: str) -> int:
+        """0 when it may be started, and counts; else seconds to wait."""
+        return self._from_one.wait_s(f"{account} {network}") or self._in_all.wait_s(account)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +94,14 @@ class OAuthRoom:
 
     settings: Settings
     accounts: Accounts
+    sealer: Sealer
     endpoint: TokenEndpoint
     api_for: Callable[[str, TokenSource], GorgiasApi]
     now: Callable[[], datetime]
     random_bytes: RandomBytes
+    starts: Starts
+    # Told of whoever has connected an account, for the record.
+    on_connected: Callable[[Visitor], None]
 
     @property
     def redirect_uri(self) -> str:
@@ -95,11 +120,15 @@ def create_blueprint(room: OAuthRoom) -> Blueprint:
             raise OAuthRefused(Refusal.ACCOUNT_INVALID)
         if not room.settings.gorgias_client_id or not room.settings.gorgias_client_secret:
             raise OAuthRefused(Refusal.NOT_CONFIGURED)
+        network = network_of(request.remote_addr, request.headers.get("X-Forwarded-For"))
+        if wait_s := room.starts.wait_s(account, network=network):
+            raise OAuthRefused(Refusal.TOO_MANY_STARTS, wait_s=wait_s)
         known = room.accounts.named(account)
         connected = known is not None and known.state is AccountState.CONNECTED
         purpose = Purpose.SIGN_IN if connected else Purpose.CONNECT
-        response = _send_away(room, account, purpose)
-        REQUESTS.labels("/oauth/install", purpose.value).inc()
+        return_to = read_return_to(request.args.get("return_to", ""), sealer=room.sealer)
+        response = _send_away(room, account, purpose, return_to=return_to)
+        g.outcome = purpose.value
         return response
 
     @oauth.get("/callback")
@@ -112,7 +141,7 @@ def create_blueprint(room: OAuthRoom) -> Blueprint:
         if not code:
             raise OAuthRefused(Refusal.CODE_MISSING)
         tokens = _exchange(room, pending, code)
-        response = redirect("/connections/", code=303)
+        response = redirect(pending.return_to or "/connections/", code=303)
         if pending.purpose is Purpose.CONNECT:
             _connect(room, pending, tokens)
             outcome = "connected"
@@ -120,28 +149,30 @@ def create_blueprint(room: OAuthRoom) -> Blueprint:
             outcome = "signed_in"
         else:
             # Once more, now asking for everything. That way never leads back here, so it cannot go round in circles.
-            response = _send_away(room, pending.account, Purpose.CONNECT)
+            response = _send_away(room, pending.account, Purpose.CONNECT, return_to=pending.return_to)
             outcome = "reconnecting"
-        log.info("oauth", outcome=outcome)
-        REQUESTS.labels("/oauth/callback", outcome).inc()
+        g.outcome = outcome
         return response
 
     @oauth.errorhandler(OAuthRefused)
     def refused(error: OAuthRefused) -> Response:
         status = STATUS[error.reason]
-        log.info("oauth", outcome=error.reason.value, status=status)
-        REQUESTS.labels(
-            f"/oauth/{'install' if request.path.endswith('install') else 'callback'}", error.reason.value
-        ).inc()
-        return make_response(render_template("refused.html", reason=error.reason.value), status)
+        g.outcome = error.reason.value
+        page = render_template("refused.html", reason=error.reason.value, minutes=math.ceil(error.wait_s / 60))
+        response = make_response(page, status)
+        if error.wait_s:
+            response.headers["Retry-After"] = str(error.wait_s)
+        return response
 
     return oauth
 
 
-def _send_away(room: OAuthRoom, account: str, purpose: Purpose) -> BaseResponse:
+def _send_away(room: OAuthRoom, account: str, purpose: Purpose, *, return_to: str | None) -> BaseResponse:
     """To the consent page of this helpdesk, with a state that only this browser can bring back."""
     browser = request.cookies.get(BROWSER_COOKIE) or room.random_bytes(32).hex()
-    state, nonce = room.accounts.remember_state(account=account, purpose=purpose, browser=browser)
+    state, nonce = room.accounts.remember_state(
+        account=account, purpose=purpose, browser=browser, return_to=return_to
+    )
     response = redirect(
         authorize_url(
             room.settings.gorgias_base(account),
@@ -204,14 +235,7 @@ def _connect(room: OAuthRoom, pending: PendingSignIn, tokens: TokenSet) -> None:
             raise OAuthRefused(Refusal.OFFLINE_MISSING)
         if tokens.scopes is not None and not tokens.scopes.issuperset(SCOPES):
             raise OAuthRefused(Refusal.SCOPE_MISSING)
-        fresh = AccessToken(value=tokens.access_token)
-
-        def only_this(*, rejected: AccessToken | None = None) -> AccessToken:
-            if rejected is not None:
-                raise GorgiasError(GorgiasReason.UNAUTHORIZED, "Gorgias does not accept the token it just gave.")
-            return fresh
-
-        api = room.api_for(pending.account, only_this)
+        api = room.api_for(pending.account, only(AccessToken(value=tokens.access_token)))
         described: Any = api.get("/api/account")
         if not isinstance(described, dict) or read_account(str(described.get("domain"))) != pending.account:
             raise OAuthRefused(Refusal.ACCOUNT_MISMATCH)
@@ -225,7 +249,7 @@ def _connect(room: OAuthRoom, pending: PendingSignIn, tokens: TokenSet) -> None:
         if isinstance(error, GorgiasError):
             raise _refusal(error) from error
         raise
-    begin_session(identity, account_id=account.id, role=role, now=room.now())
+    room.on_connected(begin_session(identity, account_id=account.id, role=role, now=room.now()))
 
 
 def _give_back(room: OAuthRoom, account: str, tokens: TokenSet) -> None:
@@ -238,7 +262,8 @@ def _give_back(room: OAuthRoom, account: str, tokens: TokenSet) -> None:
 
 
 def _sign_in(room: OAuthRoom, pending: PendingSignIn, tokens: TokenSet) -> bool:
-    """Sign the person in with their role, read with the account's own token; False when that token does not serve."""
+    """Sign the person in with their role, read with the account's own token; False when that token does not serve, or
+    not for much longer."""
     identity = _identify(room, pending, tokens)
     account = room.accounts.named(pending.account)
     if account is None or account.state is not AccountState.CONNECTED:
@@ -253,6 +278,9 @@ def _sign_in(room: OAuthRoom, pending: PendingSignIn, tokens: TokenSet) -> bool:
             # It acts for whoever connected, and Gorgias no longer lets them read users; notes may go on.
             return False
         raise _refusal(error) from error
+    if account.is_refused and role in ADMIN_ROLES:
+        # Perhaps the app was removed in Gorgias and has just been installed anew: its tokens must not be lost.
+        return False
     begin_session(identity, account_id=account.id, role=role, now=room.now())
     return True
 

@@ -64,14 +64,16 @@ class Refusal(StrEnum):
     NOT_ADMIN = "not_admin"
     GORGIAS_UNREACHABLE = "gorgias_unreachable"
     GORGIAS_BUSY = "gorgias_busy"
+    TOO_MANY_STARTS = "too_many_starts"
 
 
 class OAuthRefused(Exception):
-    """The dance ended. `reason` is the key of the page that says what to do."""
+    """The dance ended. `reason` is the key of the page that says what to do, `wait_s` when it may be tried again."""
 
-    def __init__(self, reason: Refusal) -> None:
+    def __init__(self, reason: Refusal, *, wait_s: int = 0) -> None:
         super().__init__(reason.value)
         self.reason = reason
+        self.wait_s = wait_s
 
 
 @dataclass(frozen=True, kw_only=True)

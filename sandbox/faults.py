@@ -36,6 +36,8 @@ class FaultKind(StrEnum):
     """Do everything, keep it, then break the connection without an answer."""
     TRUNCATED = "truncated"
     """Do everything, then send half of the answer's body and break the connection."""
+    INVALID_GRANT = "invalid_grant"
+    """Answer 400 `invalid_grant` as the token endpoint does for what was revoked, without doing anything."""
     REDIRECT = "redirect"
     """Answer 302 to `location`, without doing anything."""
     STATUS_AFTER = "status_after"

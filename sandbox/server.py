@@ -457,7 +457,14 @@ class _Gate:
                 later = {**environ, "wsgi.input": io.BytesIO(received.body), "sandbox.admitted": received.store}
                 fault.keep_for_later(lambda: int(self._run(later)[0].split()[0]))
                 raise _break(environ)
-            case FaultKind.STATUS | FaultKind.RATE_LIMITED | FaultKind.HTML | FaultKind.EMPTY | FaultKind.REDIRECT:
+            case (
+                FaultKind.STATUS
+                | FaultKind.RATE_LIMITED
+                | FaultKind.HTML
+                | FaultKind.EMPTY
+                | FaultKind.REDIRECT
+                | FaultKind.INVALID_GRANT
+            ):
                 return _made_up(fault, received.account)
             case FaultKind.SLOW:
                 self._stopping.wait(fault.seconds)
@@ -518,6 +525,9 @@ def _made_up(fault: Fault, account: str) -> tuple[str, list[tuple[str, str]], It
         case FaultKind.STATUS | FaultKind.STATUS_AFTER:
             status = f"{fault.status} Fault"
             body = _error(account, "Something went wrong.")
+        case FaultKind.INVALID_GRANT:
+            status = "400 Bad Request"
+            body = b'{"error": "invalid_grant"}'
         case FaultKind.RATE_LIMITED:
             status = "429 Too Many Requests"
             body = _error(account, "Too many calls.")

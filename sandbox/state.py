@@ -587,12 +587,20 @@ class Helpdesk:
             if not token["revoked"] and client_id in (None, token["client_id"])
         ]
 
-    def uninstall(self, client_id: str | None = None) -> None:
+    @property
+    def access_generation(self) -> int:
+        """How often every access token was ended; those of an earlier generation are dead."""
+        return int((self.records.get(self.account, "access", "generation") or {"number": 0})["number"])
+
+    def uninstall(self, client_id: str | None = None, *, end_access: bool = False) -> None:
         """Uninstall an app (or every app) as a merchant does in Gorgias: its refresh tokens are revoked.
 
-        Access tokens work until they expire, and the app's integrations, widgets and macros stay.
+        Access tokens work until they expire, and the app's integrations, widgets and macros stay. With `end_access`
+        every access token ends too: whether Gorgias may come to do that is not known.
         """
         with self.records.change():
+            if end_access:
+                self.records.put(self.account, "access", "generation", {"number": self.access_generation + 1})
             for token in self._all("refresh_tokens"):
                 if client_id in (None, token["client_id"]):
                     self.records.put(self.account, "refresh_tokens", token["token"], token | {"revoked": True})

@@ -46,13 +46,14 @@ class Tokens:
             "iat": issued,
             "exp": issued + int(ACCESS_TOKEN_LIFE.total_seconds()),
             "azp": self._client_id,
-            "jti": secrets.token_hex(16),
+            # Opaque to everyone else: the generation tells which tokens were ended all at once.
+            "jti": f"{helpdesk.access_generation:08x}{secrets.token_hex(12)}",
             "scope": scope,
         }
         return jwt.encode(self.header, claims, self.key, ["RS256"])
 
     def read(self, helpdesk: Helpdesk, token: str) -> Mapping[str, Any] | None:
-        """The claims of an access token of this account, or None when it is forged, foreign or expired.
+        """The claims of an access token of this account, or None when it is forged, foreign, expired or was ended.
 
         Revoking does not show here: the token is stateless and lives until `exp`.
         """
@@ -61,5 +62,7 @@ class Tokens:
         except (JoseError, ValueError):
             return None
         if claims.get("iss") != helpdesk.base_url or claims.get("aud") != f"{helpdesk.base_url}/api":
+            return None
+        if int(str(claims.get("jti"))[:8], 16) < helpdesk.access_generation:
             return None
         return claims if claims.get("exp", 0) > self._now().timestamp() else None

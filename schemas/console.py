@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import date
 from typing import Any
 
 from werkzeug.urls import iri_to_uri
 
+from schemas.email import normalise
 from schemas.widget import MAX_CREDIT_CENTS, credit_cents, one_line
 
 MAX_POINTS = 2_000_000_000
@@ -28,6 +30,8 @@ FIELDS = (
 )
 MAX_REASONS = 20
 MAX_PRESETS = 6
+# What is typed to find the awards of agents whom Gorgias did not name.
+NOT_NAMED = "not named"
 SHOP_ADDRESS_FAULT = "Shop address: a full address such as https://shop.example.com, without a query."
 
 
@@ -131,6 +135,61 @@ def read_connection_form(form: Mapping[str, Any], *, built_in: bool = True) -> C
         show_date_of_birth="show_date_of_birth" in form,
         storefront_url=storefront,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivityForm:
+    """Which awards are wanted, as a person typed it; what is None does not matter.
+
+    E-mails are normalised; `agent` is empty for agents who were not named. `faults` has one sentence for each field
+    that could not be read, and was left out. Days are UTC's, both included.
+    """
+
+    state: str = ""
+    member: str | None = field(default=None, repr=False)
+    agent: str | None = field(default=None, repr=False)
+    since: date | None = None
+    until: date | None = None
+    faults: tuple[str, ...] = ()
+
+
+def read_activity_form(form: Mapping[str, Any]) -> ActivityForm:
+    """Read the form that filters awards. Raises nothing: what cannot be read is left out and told."""
+    faults: list[str] = []
+
+    def email(name: str, label: str) -> str | None:
+        typed = str(form.get(name, "")).strip()
+        found = normalise(typed) if typed else None
+        if typed and found is None:
+            faults.append(f"{label} must be a whole e-mail address; it was left out.")
+        return found
+
+    def day(name: str, label: str) -> date | None:
+        typed = str(form.get(name, "")).strip()
+        found = read_day(typed)
+        if typed and found is None:
+            faults.append(f"{label} must be a day such as 2026-03-14; it was left out.")
+        return found
+
+    unnamed = str(form.get("agent", "")).strip().lower() == NOT_NAMED
+    member, agent = email("member", "Member"), "" if unnamed else email("agent", "Agent")
+    since, until = day("from", "From"), day("to", "To")
+    if since is not None and until is not None and since > until:
+        faults.append("From must not be after To; both were left out.")
+        since = until = None
+    return ActivityForm(
+        state=str(form.get("state", "")), member=member, agent=agent, since=since, until=until, faults=tuple(faults)
+    )
+
+
+def read_day(text: str) -> date | None:
+    """A day as `2026-03-14`; None when it is none, or far from any award."""
+    if not re.fullmatch(r"2[01][0-9]{2}-[0-9]{2}-[0-9]{2}", text):
+        return None
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        return None
 
 
 def read_webhook_secret(text: str) -> str:

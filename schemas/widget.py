@@ -78,6 +78,9 @@ def without_addresses(text: str) -> str:
     return re.sub(r"\S{1,320}@\S{1,320}", "[address]", text) if "@" in text else text
 
 
+_TEXT: dict[str, Any] = {"type": ["string", "integer"]}
+
+
 class TextField(fields.Field[str]):
     """Text as it arrived, or a number as text."""
 
@@ -87,17 +90,44 @@ class TextField(fields.Field[str]):
         return str(value)
 
 
-class _AwardSchema(Schema):
+class AwardSchema(Schema):
+    """An award request, where points are asked for. What is said of each field goes into /openapi.json."""
+
     class Meta:
         # Gorgias may add fields of its own.
         unknown = EXCLUDE
 
-    points = PointsField(required=True)
-    email = TextField(load_default="", allow_none=True)
-    ticket_id = TextField(load_default="", allow_none=True)
-    agent_email = TextField(load_default="", allow_none=True)
-    reason = TextField(load_default="", allow_none=True)
-    award_key = TextField(load_default="", allow_none=True)
+    points = PointsField(
+        required=True,
+        metadata={
+            "oneOf": [
+                {"type": "integer", "minimum": 1, "maximum": MAX_POINTS},
+                {"type": "string", "pattern": "^[0-9]{1,10}$"},
+            ],
+            "description": "A whole number from 1.",
+        },
+    )
+    email = TextField(
+        load_default="",
+        allow_none=True,
+        metadata={**_TEXT, "description": "The member's address; needless where `award_key` is good."},
+    )
+    ticket_id = TextField(
+        load_default="", allow_none=True, metadata={**_TEXT, "description": "The ticket's number, for the note on it."}
+    )
+    agent_email = TextField(
+        load_default="", allow_none=True, metadata={**_TEXT, "description": "Who asks; claimed, not proven."}
+    )
+    reason = TextField(
+        load_default="",
+        allow_none=True,
+        metadata={**_TEXT, "description": f"Up to {MAX_REASON} characters, or one of the connection's reasons."},
+    )
+    award_key = TextField(
+        load_default="",
+        allow_none=True,
+        metadata={**_TEXT, "description": "From the card: makes the award happen once, however often it is sent."},
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +152,7 @@ def read_award(sent: Any) -> AwardFields:
         raise BadRequest(RequestFault.REQUEST_UNREADABLE, UNREADABLE)
     cents = _read_credit(sent)
     try:
-        loaded: dict[str, Any] = _AwardSchema(exclude=("points",) if cents else ()).load(sent)
+        loaded: dict[str, Any] = AwardSchema(exclude=("points",) if cents else ()).load(sent)
     except ValidationError as error:
         if "points" in error.messages_dict:
             raise BadRequest(

@@ -41,6 +41,8 @@ def checks(python: Path) -> list[tuple[str, list[str]]]:
             "lint-imports",
             [str(python), "-c", "from importlinter.cli import lint_imports_command as run; run()"],
         ),
+        ("bandit", [*run, "bandit", "--quiet", "--configfile", "pyproject.toml", "--recursive", "."]),
+        ("pip-audit", [*run, "script.audit"]),
         ("pytest", [*run, "pytest", "-n", "2", "--cov", "--cov-report="]),
     ]
 

@@ -12,6 +12,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,12 @@ class Database:
                 try:
                     Path(name).parent.mkdir(parents=True, exist_ok=True)
                     # Nobody else on the machine reads it; the files beside it take over its mode.
-                    os.close(os.open(name, os.O_RDWR | os.O_CREAT, 0o600))
+                    os.close(os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+                except FileExistsError as error:
+                    # Never opened and closed here: that would end the locks SQLite holds on it in this process, and
+                    # another process would take away the log from under it. https://sqlite.org/howtocorrupt.html
+                    if not os.access(name, os.R_OK | os.W_OK):
+                        raise DatabaseUnavailable(UNWRITABLE) from error
                 except OSError as error:
                     raise DatabaseUnavailable(UNWRITABLE) from error
             # More connections than a web process has threads: a reader never waits for a place.
@@ -98,13 +104,26 @@ class Database:
             number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
             tx.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
 
+    def leave_no_trace(self) -> bool:
+        """Bring what was erased out of every file: SQLite's log still holds pages as they were. False while somebody
+        reads what is in the log; it is repeated then. PostgreSQL cleans up by itself (its autovacuum)."""
+        if not self.sqlite:
+            return True
+        raw = self.engine.raw_connection()
+        try:
+            # Not through the engine, which begins a transaction: in one nothing can be brought over.
+            row = raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        finally:
+            raw.close()
+        return bool(row[0] == 0)
+
     def close(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
 
     def require_current(self) -> None:
         """Raises DatabaseUnavailable, with a sentence, unless the schema is exactly this version's."""
-        newest = ScriptDirectory(str(MIGRATIONS)).get_current_head()
+        newest, known = _revisions()
         try:
             with self.engine.connect() as connection:
                 found = MigrationContext.configure(connection).get_current_revision()
@@ -114,7 +133,7 @@ class Database:
             return
         if found is None:
             raise DatabaseUnavailable("The database is empty. Run: flask db-upgrade")
-        if found in {script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()}:
+        if found in known:
             raise DatabaseUnavailable(
                 f"The database is of an older version ({found}, needed is {newest}). Run: flask db-upgrade"
             )
@@ -129,6 +148,13 @@ class Database:
         config.set_main_option("script_location", str(MIGRATIONS))
         config.attributes["database"] = self
         return config
+
+
+@cache
+def _revisions() -> tuple[str | None, frozenset[str]]:
+    """The newest revision of this version's schema, and all it knows. Reading them takes longer than a readiness."""
+    scripts = ScriptDirectory(str(MIGRATIONS))
+    return scripts.get_current_head(), frozenset(script.revision for script in scripts.walk_revisions())
 
 
 def unavailable_sentence(error: DBAPIError) -> str:

@@ -79,6 +79,8 @@ accounts = Table(
     Column("refresh_at", UtcTime, index=True),
     # When Gorgias first refused to refresh while the access token still lived; a second refusal confirms it.
     Column("refused_at", UtcTime),
+    # Since when refreshing fails without being refused: an answer that held new tokens may have been lost.
+    Column("failing_since", UtcTime),
     Column("token_version", Integer, nullable=False, server_default=text("0")),
     Column("lease_owner", String(40)),
     Column("lease_until", UtcTime),
@@ -315,6 +317,8 @@ awards = Table(
     Column("erased_at", UtcTime),
     UniqueConstraint("connection_id", "award_key_nonce"),
     Index("ix_awards_connection_id_created_at", "connection_id", "created_at"),
+    Index("ix_awards_connection_id_agent_hmac_created_at", "connection_id", "agent_hmac", "created_at"),
+    Index("ix_awards_connection_id_state_created_at", "connection_id", "state", "created_at"),
     Index("ix_awards_note_state_created_at", "note_state", "created_at"),
     Index("ix_awards_state_created_at", "state", "created_at"),
     Index("ix_awards_store_id_member_hmac_created_at", "store_id", "member_hmac", "created_at"),
@@ -344,12 +348,15 @@ award_attempts = Table(
     # What was done: sent, looked for, told by a webhook, marked by a person; and the reason word it ended with.
     Column("kind", String(20), nullable=False),
     Column("outcome", String(40), nullable=False),
+    # How often it went just so one after the other, since `at`, and when it last did (empty: once).
+    Column("times", Integer, nullable=False, server_default=text("1")),
+    Column("last_at", UtcTime),
     Column("took_ms", Integer),
     # What was answered, without anything personal.
     Column("answer", String(300)),
 )
 
-# What is wrong now, as the probe or a job last saw it; a row goes when all is well again.
+# What is wrong now, as it was last seen; a row goes when all is well again and the merchant knows it.
 troubles = Table(
     "troubles",
     metadata,
@@ -362,6 +369,9 @@ troubles = Table(
     Column("sentence", String(400), nullable=False),
     Column("remedy", String(400), nullable=False),
     Column("since", UtcTime, nullable=False),
+    # When its severity last changed, and the severity that the merchant was last told of.
+    Column("changed_at", UtcTime, nullable=False),
+    Column("told", String(10), nullable=False),
     UniqueConstraint("account_id", "subject", "finding"),
 )
 

@@ -264,6 +264,7 @@ def running_house(database_url: str, *, clock: Clock, **overrides: Any) -> Itera
                 "award_retention_days": 730,
                 "forget_after_disconnect_days": 30,
                 "metrics_token": "",
+                "worker_metrics_port": 0,
                 "sentry_dsn": "",
                 **for_settings,
             }

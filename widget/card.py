@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from loyalty.program import Member
+from schemas.link import web_address
 
 NOT_FOUND = "Customer not found"
 UNAVAILABLE = "Temporarily unavailable"
@@ -22,7 +23,7 @@ def found(member: Member, *, award_key: str) -> dict[str, Any]:
         "loyalty_status": member.status.value.capitalize(),
         "points_balance": member.points_balance,
         "vip_tier_name": member.vip_tier_name or "",
-        "referral_url": member.referral_url or "",
+        "referral_url": web_address(member.referral_url or ""),
         "store_credit_balance": "" if credit is None else f"{credit:.2f}",
         "lifetime_points": "" if member.lifetime_points is None else member.lifetime_points,
         "points_expire_at": member.points_expire_at or "",

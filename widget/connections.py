@@ -64,6 +64,8 @@ class Connection:
     rules: Rules
     presets: tuple[int, ...]
     show_date_of_birth: bool
+    # Until when requests are recorded for the inspector. Read with the key: no question of its own on a card's way.
+    inspect_until: datetime | None
     placed: Placed
 
 
@@ -149,29 +151,43 @@ class Connections:
         return connection_id
 
     def save_settings(
-        self, connection_id: int, *, rules: Rules, presets: Sequence[int], show_date_of_birth: bool
+        self,
+        tx: Transaction,
+        connection_id: int,
+        *,
+        rules: Rules,
+        presets: Sequence[int],
+        show_date_of_birth: bool,
     ) -> None:
         """Keep what the merchant has chosen."""
-        with self._database.write() as tx:
-            tx.execute(
-                update(connections)
-                .where(connections.c.id == connection_id)
-                .values(
-                    reasons=list(rules.reasons),
-                    presets=list(presets),
-                    show_date_of_birth=show_date_of_birth,
-                    **_limits(rules),
-                )
+        tx.execute(
+            update(connections)
+            .where(connections.c.id == connection_id)
+            .values(
+                reasons=list(rules.reasons),
+                presets=list(presets),
+                show_date_of_birth=show_date_of_birth,
+                **_limits(rules),
             )
+        )
+
+    def inspect(self, tx: Transaction, connection_id: int, *, until: datetime | None) -> None:
+        """Have the requests of Gorgias recorded `until` then; None stops it."""
+        tx.execute(update(connections).where(connections.c.id == connection_id).values(inspect_until=until))
 
     def save_placed(self, connection_id: int, **values: Any) -> None:
         """Keep ids, digest or problem of the placement."""
         with self._database.write() as tx:
             tx.execute(update(connections).where(connections.c.id == connection_id).values(**values))
 
-    def remove(self, connection_id: int) -> None:
-        """The helpdesk no longer shows the store: keys die, ids are forgotten; store, ledger and awards stay."""
+    def remove(self, connection_id: int, *, left_over: Sequence[str] = ()) -> None:
+        """The helpdesk no longer shows the store: keys die, ids are forgotten; store, ledger and awards stay.
+
+        `left_over` names what has to be deleted in Gorgias by hand; it is kept with the account until it is told.
+        """
         with self._database.write() as tx:
+            if left_over:
+                _keep_left_over(tx, connection_id, left_over)
             tx.execute(delete(connection_keys).where(connection_keys.c.connection_id == connection_id))
             tx.execute(
                 update(connections)
@@ -228,6 +244,13 @@ class Connections:
             )
 
 
+def _keep_left_over(tx: Transaction, connection_id: int, left_over: Sequence[str]) -> None:
+    account_id = tx.scalars(select(connections.c.account_id).where(connections.c.id == connection_id)).one()
+    mine = accounts.c.id == account_id
+    before = tx.scalar(select(accounts.c.left_over).where(mine).with_for_update()) or []
+    tx.execute(update(accounts).where(mine).values(left_over=[*before, *left_over]))
+
+
 def _limits(rules: Rules) -> dict[str, Any]:
     return {
         "max_points_per_award": rules.max_points_per_award,
@@ -270,6 +293,7 @@ def _connection(row: Any) -> Connection:
         ),
         presets=tuple(row.presets),
         show_date_of_birth=row.show_date_of_birth,
+        inspect_until=row.inspect_until,
         placed=Placed(
             integration_id=row.integration_id,
             ticket_widget_id=row.ticket_widget_id,

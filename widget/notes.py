@@ -140,7 +140,7 @@ class Notes:
             credit_cents=award.credit_cents,
             told=award.told or "",
             reason=award.reason,
-            agent=None if award.agent_email_sealed is None else self._sealer.open(award.agent_email_sealed),
+            agent=None if award.agent_email_sealed is None else self._sealer.open(award.agent_email_sealed) or None,
             proven=award.agent_proof == "proven",
             balance=award.balance_after,
             operation_id=award.operation_id,

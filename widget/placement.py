@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -18,8 +17,10 @@ from typing import Any
 import structlog
 from sqlalchemy import ColumnElement, or_, true, update
 
+from findings import Finding, Severity
 from oauth.gorgias_api import GorgiasApi, GorgiasError, GorgiasReason
 from schemas.gorgias import Integration, Macro, Unreadable, Widget, read_integration, read_macro, read_widget
+from schemas.widget import without_addresses
 from storage.database import Database
 from storage.sealing import RandomBytes
 from storage.tables import connections
@@ -69,14 +70,21 @@ class PlacementFailed(Exception):
         self.problem = problem
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One thing looked at. `remedy` is empty when all is well."""
+class Part(StrEnum):
+    """What of a placement is looked at; the words are the ids of the findings."""
 
-    id: str
-    well: bool
-    sentence: str
-    remedy: str = ""
+    INTEGRATION = "integration"
+    INTEGRATION_ENABLED = "integration.enabled"
+    TICKET_WIDGET = "widget.ticket"
+    CUSTOMER_WIDGET = "widget.customer"
+    MACRO = "macro"
+
+
+REPAIR = "Press Repair on the connection's page."
+SWITCH_ON = (
+    "Press “Switch on again” on the connection's page. Gorgias switches it off after 100 failures in a row: see before "
+    "that this service can be reached."
+)
 
 
 class Placement:
@@ -134,21 +142,23 @@ class Placement:
             self._connections.add_keys(tx, connection_id)
         return self.ensure(connection_id)
 
-    def remove(self, connection_id: int) -> list[str]:
+    def remove(self, connection_id: int, *, through: GorgiasApi | None = None) -> list[str]:
         """Take everything out of Gorgias, tolerating what is gone; returns what is left to be deleted by hand.
 
-        Whoever is setting the connection up at the same time is waited for, and then stopped.
+        The account keeps that list too. Whoever is setting the connection up at the same time is waited for, and then
+        stopped. `through` takes the place of the account's own access, and means that nobody waits: what fails for want
+        of an answer ends the attempt with PlacementFailed, to be repeated later.
         """
-        with self._leased(connection_id, insist=True) as api:
+        with self._leased(connection_id, insist=True, through=through) as api:
             connection = self._get(connection_id)
             if connection.state is not ConnectionState.ACTIVE:
                 return []  # by someone who pressed the same button a moment earlier
-            left = self._take_out(api, connection)
-            self._connections.remove(connection_id)
+            left = self._take_out(api, connection, patient=through is not None)
+            self._connections.remove(connection_id, left_over=[without_addresses(sentence) for sentence in left])
         log.info("placement", outcome="removed" if not left else "left_over", connection=connection_id)
         return left
 
-    def _take_out(self, api: _LeasedApi, connection: Connection) -> list[str]:
+    def _take_out(self, api: _LeasedApi, connection: Connection, *, patient: bool) -> list[str]:
         placed = connection.placed
         widget_ids = {placed.ticket_widget_id, placed.customer_widget_id}
         integration_ids = {placed.integration_id}
@@ -161,6 +171,8 @@ class Placement:
                 widget_ids |= {widget.id for widget in _widgets_of(api, integration_id)}
             macro_ids |= {macro.id for macro in _macros_of(api, connection, integration_ids)}
         except (GorgiasError, Unreadable) as error:
+            if patient and _passes(error):
+                raise _failed(error) from error
             log.warning("placement", outcome="search_failed", connection=connection.id, told=_failed(error).problem)
             left.append(f"whatever else is named “{signature(connection)}” ({_told(error)})")
             gone = _no_answer(error)
@@ -176,6 +188,8 @@ class Placement:
                         raise gone
                     api.delete(f"/api/{path}/{object_id}")
                 except GorgiasError as error:
+                    if patient and _passes(error):
+                        raise _failed(error) from error
                     left.append(f"{kind} {object_id} ({_told(error)})")
                     gone = _no_answer(error)
         return left
@@ -184,55 +198,51 @@ class Placement:
         """Look whether everything is where it should be, without changing anything. Raises PlacementFailed."""
         api = self._api_for(connection.account_id, connection.account_name)
         placed = connection.placed
+        keys = self._connections.newest_keys(connection.id)
         try:
-            findings = [self._inspect_integration(api, connection)]
-            for context, widget_id in zip(CONTEXTS, (placed.ticket_widget_id, placed.customer_widget_id), strict=True):
-                found = None if widget_id is None else api.find(f"/api/widgets/{widget_id}")
-                well = found is not None and not read_widget(found).disabled
+            findings = self._inspect_integration(api, connection, keys=keys)
+            outdated = placed.integration_id is not None and placed.digest != digest(
+                *self._widget_bodies(connection, integration_id=placed.integration_id, keys=keys).values()
+            )
+            for context, name, widget_id in (
+                ("ticket", Part.TICKET_WIDGET, placed.ticket_widget_id),
+                ("customer", Part.CUSTOMER_WIDGET, placed.customer_widget_id),
+            ):
+                sent = None if widget_id is None else api.find(f"/api/widgets/{widget_id}")
                 findings.append(
-                    Finding(
-                        id=f"widget.{context}",
-                        well=well,
-                        sentence=f"The card for {context}s is in the sidebar."
-                        if well
-                        else f"The card for {context}s is missing in Gorgias.",
-                        remedy="" if well else "Press Repair.",
+                    _judged_widget(
+                        None if sent is None else read_widget(sent),
+                        name=name,
+                        context=context,
+                        integration_id=placed.integration_id,
+                        outdated=outdated,
                     )
                 )
             found = None if placed.macro_id is None else api.find(f"/api/macros/{placed.macro_id}")
-            findings.append(
-                Finding(
-                    id="macro",
-                    well=found is not None,
-                    sentence="The ready-made macro is there."
-                    if found is not None
-                    else "The ready-made macro is missing in Gorgias.",
-                    remedy="" if found is not None else "Press Repair.",
-                )
-            )
+            if found is not None:
+                findings.append(_well(Part.MACRO, "The ready-made macro is there."))
+            else:
+                findings.append(_wrong(Part.MACRO, "The ready-made macro is missing in Gorgias.", Severity.WARNING))
         except (GorgiasError, Unreadable) as error:
             raise _failed(error) from error
         return findings
 
-    def _inspect_integration(self, api: GorgiasApi, connection: Connection) -> Finding:
+    def _inspect_integration(self, api: GorgiasApi, connection: Connection, *, keys: Keys) -> list[Finding]:
         integration_id = connection.placed.integration_id
         found = None if integration_id is None else api.find(f"/api/integrations/{integration_id}")
         if found is None:
-            sentence = "The HTTP integration is missing in Gorgias."
+            return [_wrong(Part.INTEGRATION, "The HTTP integration is missing in Gorgias.")]
+        integration = read_integration(found)
+        if self._is_right(integration, keys=keys):
+            findings = [_well(Part.INTEGRATION, "The HTTP integration calls this service when tickets change.")]
         else:
-            integration = read_integration(found)
-            keys = self._connections.newest_keys(connection.id)
-            if integration.disabled:
-                sentence = "Gorgias has switched the HTTP integration off."
-            elif not self._is_right(integration, keys=keys):
-                sentence = "The HTTP integration was changed in Gorgias."
-            else:
-                return Finding(
-                    id="integration",
-                    well=True,
-                    sentence="The HTTP integration is switched on and calls this service.",
-                )
-        return Finding(id="integration", well=False, sentence=sentence, remedy="Press Repair.")
+            findings = [_wrong(Part.INTEGRATION, "The HTTP integration was changed in Gorgias.")]
+        if integration.disabled:
+            sentence = "Gorgias has switched the HTTP integration off."
+            findings.append(_wrong(Part.INTEGRATION_ENABLED, sentence, remedy=SWITCH_ON))
+        else:
+            findings.append(_well(Part.INTEGRATION_ENABLED, "The HTTP integration is switched on."))
+        return findings
 
     def _ensure_integration(self, api: _LeasedApi, connection: Connection, *, keys: Keys) -> int:
         body = integration_body(connection, keys=keys, public_url=self._public_url)
@@ -254,16 +264,7 @@ class Placement:
     def _ensure_widgets(
         self, api: _LeasedApi, connection: Connection, *, integration_id: int, keys: Keys, restore: bool
     ) -> None:
-        bodies = {
-            context: widget_body(
-                connection,
-                context=context,
-                integration_id=integration_id,
-                keys=keys,
-                public_url=self._public_url,
-            )
-            for context in CONTEXTS
-        }
+        bodies = self._widget_bodies(connection, integration_id=integration_id, keys=keys)
         wanted = digest(*bodies.values())
         stored = {
             "ticket": connection.placed.ticket_widget_id,
@@ -285,6 +286,14 @@ class Placement:
                 api.put(f"/api/widgets/{kept.id}", {**body, "deactivated_datetime": None})
             self._connections.save_placed(connection.id, **{f"{context}_widget_id": kept.id})
         self._connections.save_placed(connection.id, placed_digest=wanted)
+
+    def _widget_bodies(self, connection: Connection, *, integration_id: int, keys: Keys) -> dict[str, dict[str, Any]]:
+        return {
+            context: widget_body(
+                connection, context=context, integration_id=integration_id, keys=keys, public_url=self._public_url
+            )
+            for context in CONTEXTS
+        }
 
     def _ensure_macro(self, api: _LeasedApi, connection: Connection, *, integration_id: int) -> None:
         body = macro_body(connection, integration_id=integration_id)
@@ -330,10 +339,13 @@ class Placement:
         )
 
     @contextmanager
-    def _leased(self, connection_id: int, *, insist: bool = False) -> Iterator[_LeasedApi]:
+    def _leased(
+        self, connection_id: int, *, insist: bool = False, through: GorgiasApi | None = None
+    ) -> Iterator[_LeasedApi]:
         """The helpdesk's API for whoever may change the placement now; one at a time, over threads and hosts.
 
-        `insist` takes the lease in the end from whoever still holds it. Raises PlacementFailed.
+        `insist` takes the lease in the end from whoever still holds it. `through` is the API to use instead of the
+        account's own. Raises PlacementFailed.
         """
         owner = self._random_bytes(12).hex()
         give_up_at = self._now() + WAIT_FOR_LEASE
@@ -350,7 +362,8 @@ class Placement:
 
         connection = self._get(connection_id)
         try:
-            yield _LeasedApi(self._api_for(connection.account_id, connection.account_name), renew=renew)
+            api = through or self._api_for(connection.account_id, connection.account_name)
+            yield _LeasedApi(api, renew=renew)
         finally:
             with self._database.write() as tx:
                 tx.execute(
@@ -403,6 +416,25 @@ class _LeasedApi:
         self._api.delete(path)
 
 
+def _well(name: Part, sentence: str) -> Finding:
+    return Finding(id=name, severity=Severity.OK, sentence=sentence)
+
+
+def _wrong(name: Part, sentence: str, severity: Severity = Severity.ERROR, *, remedy: str = REPAIR) -> Finding:
+    return Finding(id=name, severity=severity, sentence=sentence, remedy=remedy)
+
+
+def _judged_widget(
+    widget: Widget | None, *, name: Part, context: str, integration_id: int | None, outdated: bool
+) -> Finding:
+    """What a card in Gorgias is like. A merchant may edit it, but not hang it on another integration."""
+    if widget is None or widget.disabled or widget.integration_id not in (None, integration_id):
+        return _wrong(name, f"The card for {context}s is missing in Gorgias.")
+    if outdated:
+        return _wrong(name, f"The card for {context}s is not as this service would place it now.", Severity.WARNING)
+    return _well(name, f"The card for {context}s is in the sidebar.")
+
+
 def _widgets_of(api: _LeasedApi, integration_id: int | None) -> list[Widget]:
     found = map(read_widget, api.list("/api/widgets", integration_id=integration_id))
     # Should Gorgias ever ignore the filter, nobody else's widget may be touched.
@@ -430,6 +462,15 @@ def _told(error: GorgiasError | Unreadable) -> str:
 def _no_answer(error: GorgiasError | Unreadable) -> GorgiasError | None:
     """`error` when it is no answer of Gorgias': the next call would end the same way."""
     return error if isinstance(error, GorgiasError) and error.status is None else None
+
+
+def _passes(error: GorgiasError | Unreadable) -> bool:
+    """Whether the same call may well succeed later."""
+    return isinstance(error, GorgiasError) and error.reason in (
+        GorgiasReason.UNREACHABLE,
+        GorgiasReason.BUSY,
+        GorgiasReason.BROKEN,
+    )
 
 
 def _is_free(now: datetime) -> ColumnElement[bool]:

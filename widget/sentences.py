@@ -85,6 +85,7 @@ _OF_UNDO = {
     Refusal.AWARD_NOT_FOUND,
     Refusal.NOT_IN_REVIEW,
     Refusal.NOT_UNDER_THIS_KEY,
+    Refusal.ERASED,
 }
 _RAISE_IT = "Ask an admin to raise it on the connection's page, or go on tomorrow."
 _REFUSALS = {
@@ -116,4 +117,6 @@ _REFUSALS = {
     Refusal.NOT_UNDER_THIS_KEY: "The key was replaced since this award, and the loyalty program does not show it under "
     "the present key: that may be another store's. Take the points back in the loyalty program itself.",
     Refusal.NOT_IN_REVIEW: "This award no longer waits for a decision.",
+    Refusal.ERASED: "The customer of this award was erased here, so it can be neither looked for nor taken back. "
+    "If it must be, do it in the loyalty program itself.",
 }

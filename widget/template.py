@@ -40,9 +40,25 @@ def lookup_url(public_url: str) -> str:
     return public_url + "/widget/customer?email={{ticket.customer.email}}"
 
 
+def award_url(connection: Connection, *, context: str, public_url: str) -> str:
+    """Where the card's link leads: to the page on which a signed-in agent adds points. It never carries an address.
+
+    UNKNOWN at Gorgias: whether a card's link resolves `{{award_key}}` against the card's own data, as public widgets do
+    with their fields, and `{{ticket.id}}` beside it. This is the one place that assumes it. What arrives unresolved the
+    page takes for missing, and asks for the customer.
+    """
+    url = f"{public_url}/connections/{connection.id}/award?award_key={{{{award_key}}}}"
+    return url + "&ticket_id={{ticket.id}}" if context == "ticket" else url
+
+
 def signature(connection: Connection) -> str:
     """What stands in the name of everything that is ours, for people."""
     return f"Tallydesk {connection.id}"
+
+
+def integration_name(connection: Connection) -> str:
+    """The integration's name, as merchants read it in Gorgias."""
+    return f"Loyalty ({signature(connection)})"
 
 
 def marker(connection: Connection) -> str:
@@ -67,7 +83,7 @@ def rows_of(connection: Connection) -> list[tuple[str, str]]:
 def integration_body(connection: Connection, *, keys: Keys, public_url: str) -> dict[str, Any]:
     """The full integration, for POST and PUT alike."""
     return {
-        "name": f"Loyalty ({signature(connection)})",
+        "name": integration_name(connection),
         "type": "http",
         "description": f"{marker(connection)}. Made by Tallydesk: shows loyalty in the sidebar. "
         "Changes here are put right by Repair.",
@@ -130,9 +146,13 @@ def widget_body(
                         "custom": {
                             "links": [
                                 {
+                                    "label": "Add points in Tallydesk",
+                                    "url": award_url(connection, context=context, public_url=public_url),
+                                },
+                                {
                                     "label": "Activity in Tallydesk",
                                     "url": f"{public_url}/connections/{connection.id}/activity",
-                                }
+                                },
                             ],
                             "buttons": _buttons(connection, context=context, integration_id=integration_id,
                                                 keys=keys, public_url=public_url),

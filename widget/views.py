@@ -1,7 +1,8 @@
 """What Gorgias calls: the lookup behind the card and the award behind the button.
 
 The lookup always answers 200 with a non-empty object, whatever arrives and whatever is broken here: after a hundred
-failures in a row Gorgias disables the integration. 401 is for a wrong key alone. No session, no cookie, no write.
+failures in a row Gorgias disables the integration. 401 is for a wrong key alone, and 429 for many of them from one
+address; a right key is never refused for its rate, since it is looked up first. No session, no cookie, no write.
 Source: https://docs.gorgias.com/en-US/faq/broken-or-disconnected-http-integration
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from time import perf_counter
 from typing import Any
@@ -21,6 +22,7 @@ from flask import Blueprint, Response, request
 from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
+from limiting import Limit, network_of
 from loyalty import award_key
 from loyalty.awards import AwardRefused, AwardRequest, Awards, Origin, Refusal, Status
 from loyalty.members import Members
@@ -36,6 +38,7 @@ from storage.trouble import TROUBLE, trouble_sentence
 from telemetry import AWARDS, REQUEST_SECONDS, REQUESTS
 from widget import card
 from widget.connections import Connection, Connections, KeyPurpose
+from widget.inspector import Inspector
 from widget.sentences import program_trouble_sentence, refusal_sentence, result_sentence
 from widget.template import KEY_HEADER
 
@@ -58,6 +61,7 @@ class Outcome(StrEnum):
     NO_ADDRESS = "no_address"
     PROGRAM_UNAVAILABLE = "program_unavailable"
     WRONG_KEY = "wrong_key"
+    TOO_MANY_WRONG_KEYS = "too_many_wrong_keys"
     UNAVAILABLE = "unavailable"
     CRASHED = "crashed"
     PREFLIGHT = "preflight"
@@ -66,16 +70,22 @@ class Outcome(StrEnum):
 log = structlog.get_logger()
 
 
+# From one address; more than a helpdesk with outdated cards sends before somebody presses Repair.
+WRONG_KEYS, WRONG_KEYS_WITHIN = 30, timedelta(minutes=1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class WidgetRoom:
     """What this room needs from the front door."""
 
     settings: Settings
     connections: Connections
+    inspector: Inspector
     accounts: Accounts
     members: Members
     awards: Awards
     hasher: Hasher
+    wrong_keys: Limit
     now: Callable[[], datetime]
     random_bytes: RandomBytes
 
@@ -123,13 +133,17 @@ def create_blueprint(room: WidgetRoom) -> Blueprint:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """How a request ended, what is answered, and whose key it was. `trouble` is for the operator's log alone."""
+    """How a request ended, what is answered, and whose key it was. `trouble` is for the operator's log alone.
+
+    `wait_s` is when to try again, where a wrong key came too often.
+    """
 
     outcome: str
     status: int
     body: dict[str, Any]
     connection: Connection | None
     trouble: str | None = None
+    wait_s: int = 0
 
 
 def _finish(room: WidgetRoom, route: str, event: str, answer: Answer, *, began: float) -> Response:
@@ -143,11 +157,36 @@ def _finish(room: WidgetRoom, route: str, event: str, answer: Answer, *, began: 
     told = {"outcome": answer.outcome, "status": answer.status, "ms": round(seconds * 1000, 2)}
     if "operation_id" in answer.body:
         told["operation_id"] = answer.body["operation_id"]
-    if answer.trouble is None:
+    if answer.wait_s:
+        # Counted above, and in no line of its own: a flood must not fill the log.
+        response.headers["Retry-After"] = str(answer.wait_s)
+    elif answer.trouble is None:
         log.info(event, **told)
     else:
         log.error(event, **told, trouble=answer.trouble)
+    _inspect(room, route, answer, seconds=seconds)
     return response
+
+
+def _inspect(room: WidgetRoom, route: str, answer: Answer, *, seconds: float) -> None:
+    """Leave a note of the request where the merchant has switched that on. The answer stands already."""
+    connection = answer.connection
+    if connection is None or connection.inspect_until is None or (now := room.now()) >= connection.inspect_until:
+        return
+    try:
+        sent = list(request.args.items(multi=True)) if route == CUSTOMER else list(_sent().items())
+    except BadRequest:
+        sent = None
+    room.inspector.note(
+        connection_id=connection.id,
+        at=now,
+        route=route,
+        outcome=answer.outcome,
+        status=answer.status,
+        took_ms=round(seconds * 1000),
+        sent=sent,
+        user_agent=request.headers.get("User-Agent", ""),
+    )
 
 
 def _look_up(room: WidgetRoom) -> Answer:
@@ -155,7 +194,7 @@ def _look_up(room: WidgetRoom) -> Answer:
     try:
         connection = room.connections.by_key(request.headers.get(KEY_HEADER, ""), purpose=KeyPurpose.LOOKUP)
         if connection is None:
-            return Answer(outcome=Outcome.WRONG_KEY, status=401, body=_WRONG_KEY, connection=None)
+            return _wrong_key(room)
         addresses = read_addresses(request.args.getlist("email"))
         member = room.members.first(
             connection.store, emails=addresses, with_date_of_birth=connection.show_date_of_birth
@@ -199,7 +238,7 @@ def _award(room: WidgetRoom) -> Answer:
     try:
         connection = room.connections.by_key(request.headers.get(KEY_HEADER, ""), purpose=KeyPurpose.AWARD)
         if connection is None:
-            return Answer(outcome=Outcome.WRONG_KEY, status=401, body=_WRONG_KEY, connection=None)
+            return _wrong_key(room)
         fields = read_award(_sent())
         result = room.awards.award(connection.store, request=_request(room, connection, fields), rules=connection.rules)
     except BadRequest as error:
@@ -294,11 +333,25 @@ def _rejected(reason: str, sentence: str) -> dict[str, Any]:
     return {"status": Status.REJECTED, "reason": reason, "message": sentence}
 
 
+def _wrong_key(room: WidgetRoom) -> Answer:
+    wait_s = room.wrong_keys.wait_s(network_of(request.remote_addr, request.headers.get("X-Forwarded-For")))
+    if wait_s:
+        outcome, status, body = Outcome.TOO_MANY_WRONG_KEYS, 429, _TOO_MANY_WRONG_KEYS
+    else:
+        outcome, status, body = Outcome.WRONG_KEY, 401, _WRONG_KEY
+    return Answer(outcome=outcome, status=status, body=body, connection=None, wait_s=wait_s)
+
+
 _CRASHED = "Something went wrong in Tallydesk. Reload the ticket and look at the balance before you try again."
 _WRONG_KEY = _rejected(
     Outcome.WRONG_KEY,
     "This card is out of date: reload the helpdesk and try again. If it goes on, ask an admin to press Repair "
     "on the connection's page in Tallydesk. Nothing was added.",
+)
+_TOO_MANY_WRONG_KEYS = _rejected(
+    Outcome.TOO_MANY_WRONG_KEYS,
+    "This card is out of date and was tried too often: wait a minute, reload the helpdesk and try again. If it goes "
+    "on, ask an admin to press Repair on the connection's page in Tallydesk. Nothing was added.",
 )
 
 

@@ -34,12 +34,20 @@ class Visit(Protocol):
     def __call__(self, **options: Any) -> Page: ...
 
 
-def keep_picture(name: str, page: Page, *, height: int = 860) -> None:
-    """Write docs/images/NAME.png, the first `height` pixels of what is seen, but only when UPDATE_SCREENSHOTS is set:
-    an ordinary run leaves the tree alone."""
-    if os.environ.get("UPDATE_SCREENSHOTS"):
+def keep_picture(name: str, seen: Page | Locator, *, height: int = 860) -> None:
+    """Write docs/images/NAME.png, but only when UPDATE_SCREENSHOTS is set: an ordinary run leaves the tree alone.
+
+    Of a page the first `height` pixels of what is seen, of a part of a page all of it. Call `assert_usable` before:
+    taking a picture leaves inline styles in the page.
+    """
+    if not os.environ.get("UPDATE_SCREENSHOTS"):
+        return
+    path = IMAGES / f"{name}.png"
+    if isinstance(seen, Page):
         clip: FloatRect = {"x": 0, "y": 0, "width": 1280, "height": height}
-        page.screenshot(path=IMAGES / f"{name}.png", animations="disabled", clip=clip)
+        seen.screenshot(path=path, animations="disabled", clip=clip)
+    else:
+        seen.screenshot(path=path, animations="disabled")
 
 
 def sign_in(page: Page, house: House, account: str = "acme", *, user: str = "Ada") -> None:
@@ -82,7 +90,8 @@ def assert_usable(page: Page) -> None:
         page.emulate_media(color_scheme=scheme)
         for width in (1280, 360):
             page.set_viewport_size({"width": width, "height": 860})
-            assert complaints(page) == [], f"{page.title()}, {scheme}, {width} pixels wide"
+            found = complaints(page)
+            assert found == [], f"{page.title()}, {scheme}, {width} pixels wide: {found}"
     page.set_viewport_size({"width": 1280, "height": 860})
     page.emulate_media(color_scheme="light")
 

@@ -117,7 +117,7 @@ def test_an_agent_may_look_and_not_change(house: House, visit: Visit) -> None:
     expect(page.get_by_role("banner")).to_contain_text("may look, not change")
     expect(page.get_by_role("link", name="Add another store")).to_have_count(0)
     page.get_by_role("link", name="Built-in ledger").click()
-    expect(page.get_by_role("region", name="In Gorgias").locator(".finding.good")).to_have_count(4)
+    expect(page.get_by_role("region", name="In Gorgias").locator(".finding.good")).to_have_count(5)
     for name in ("Repair", "Save", "Replace keys", "Disconnect acme now"):
         expect(page.get_by_role("button", name=name)).to_have_count(0)
     expect(page.get_by_label("Points per award")).to_be_disabled()

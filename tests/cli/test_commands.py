@@ -23,6 +23,8 @@ COMMANDS = (
     ("ledger", "verify"),
     ("keys", "rotate", "sealing"),
     ("keys", "rotate", "connection"),
+    ("privacy", "export", "--email", "ana@example.com"),
+    ("privacy", "erase", "--email", "ana@example.com"),
 )
 CUSTOMERS = "Email,First Name,Tags,Points\nana@example.com,Ana,,120\nben@example.com,Ben,Rivo Excluded,\nnobody,,,\n"
 
@@ -280,7 +282,7 @@ def test_everything_is_sealed_anew_and_the_old_key_can_be_dropped(house: House) 
 
 def test_the_help_lists_the_commands_and_every_group_says_what_it_holds(tmp_path: Path) -> None:
     env = environment(f"sqlite:///{tmp_path / 'x.db'}")
-    for command in ((), ("keys", "rotate"), ("members",), ("ledger",)):
+    for command in ((), ("keys", "rotate"), ("members",), ("ledger",), ("privacy",)):
         done = flask_here(*command, "--help", env=env)
         assert done.returncode == 0
         assert "Commands:" in done.stdout

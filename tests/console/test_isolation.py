@@ -83,7 +83,7 @@ def test_an_award_of_one_connection_is_not_decided_under_another_of_the_same_acc
     assert everything(house) == before
     for page in (browser.get(f"/connections/{second.id}"), browser.get(f"/connections/{second.id}/activity")):
         assert waiting.operation_id not in page.text
-        assert "needs a decision" not in page.text
+        assert "award needs a decision" not in page.text
 
 
 def test_an_agent_sees_how_it_stands_with_the_key_and_has_no_form_for_it(house: House) -> None:

@@ -368,3 +368,4 @@ def _drop_triggers(database: Database) -> None:
                     tx.execute(text(f"DROP TRIGGER {table}_no_{change}"))
             else:
                 tx.execute(text(f"DROP TRIGGER {table}_append_only ON {table}"))
+                tx.execute(text(f"DROP TRIGGER IF EXISTS {table}_no_update ON {table}"))

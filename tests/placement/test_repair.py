@@ -31,7 +31,7 @@ def test_an_object_deleted_by_hand_is_noticed_on_the_page_and_put_back_by_repair
             kind, "macro"
         )
     ]
-    assert (finding.well, finding.remedy) == (False, "Press Repair.")
+    assert (finding.well, finding.remedy) == (False, "Press Repair on the connection's page.")
     page = browser.get(f"/connections/{connection.id}").text
     assert finding.sentence in page
     assert "missing in Gorgias" in finding.sentence
@@ -70,7 +70,7 @@ def test_an_integration_that_gorgias_switched_off_is_noticed_and_switched_on_wit
     assert helpdesk.integration(number)["deactivated_datetime"] is not None
     assert "Gorgias has switched the HTTP integration off." in browser.get(f"/connections/{connection.id}").text
     house.sandbox.requests.clear()
-    _repair(browser, connection)
+    _switch_on(browser, connection)
     integration = helpdesk.integration(number)
     assert integration["deactivated_datetime"] is None
     changes = [(r.method, r.path) for r in house.sandbox.requests if r.method != "GET" and r.path.startswith("/api/")]
@@ -212,3 +212,11 @@ def _save(browser: Browser, connection: Connection, **changed: str) -> None:
     }
     page = browser.submit(f"/connections/{connection.id}/settings", settings, on=f"/connections/{connection.id}")
     assert "Saved." in page.text
+
+
+def _switch_on(browser: Browser, connection: Connection) -> None:
+    page = f"/connections/{connection.id}"
+    assert "Switch on again</button>" in browser.get(page).text
+    answer = browser.submit(f"{page}/switch-on", on=page)
+    assert "The HTTP integration is switched on again." in answer.text
+    assert "Switch on again</button>" not in answer.text

@@ -120,7 +120,10 @@ def _cards(house: House, connection: Connection, customer_id: int) -> Any:
 
 def _save(house: House, connection: Connection, *, rules: Any) -> None:
     """As the console does: keep, then ensure."""
-    house.services.connections.save_settings(connection.id, rules=rules, presets=(50,), show_date_of_birth=False)
+    with house.services.database.write() as tx:
+        house.services.connections.save_settings(
+            tx, connection.id, rules=rules, presets=(50,), show_date_of_birth=False
+        )
     house.services.placement.ensure(connection.id)
 
 

@@ -183,12 +183,14 @@ def test_settings_reach_the_widgets_by_put_and_keep_every_id(small_house: House,
 
 def _with_settings(house: House, connection: Connection, **settings: Any) -> Connection:
     """Save settings as the console does: keep them, then ensure."""
-    house.services.connections.save_settings(
-        connection.id,
-        rules=replace(RULES, reasons=settings.get("reasons", ())),
-        presets=settings.get("presets", ()),
-        show_date_of_birth=settings.get("show_date_of_birth", False),
-    )
+    with house.services.database.write() as tx:
+        house.services.connections.save_settings(
+            tx,
+            connection.id,
+            rules=replace(RULES, reasons=settings.get("reasons", ())),
+            presets=settings.get("presets", ()),
+            show_date_of_birth=settings.get("show_date_of_birth", False),
+        )
     return house.services.placement.ensure(connection.id)
 
 

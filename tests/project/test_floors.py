@@ -15,13 +15,25 @@ from script.bootstrap import ROOT
 
 FLOORS = [
     {"app"},
-    {"cli"},
+    {"api_description", "cli"},
     {"services"},
     {"engine_worker", "worker"},
-    {"jobs"},
+    {"jobs", "watching"},
+    {"privacy"},
     {"console", "oauth", "webhooks", "widget"},
     {"loyalty"},
-    {"findings", "outbound", "schemas", "storage", "telemetry", "settings"},
+    {
+        "findings",
+        "limiting",
+        "notices",
+        "outbound",
+        "redaction",
+        "schemas",
+        "storage",
+        "telemetry",
+        "troubles",
+        "settings",
+    },
 ]
 HOUSE = set().union(*FLOORS)
 ROOMS = sorted(HOUSE | {"sandbox"})

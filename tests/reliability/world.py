@@ -243,6 +243,7 @@ class World:
             award_retention_days=730,
             forget_after_disconnect_days=30,
             metrics_token="",
+            worker_metrics_port=0,
             sentry_dsn="",
         )
         self.processes = [self._new_process(), self._new_process()]

@@ -59,6 +59,12 @@ def test_rate_limits_come_with_and_without_the_header(sandbox: Sandbox) -> None:
     assert "Retry-after" not in second.headers
 
 
+def test_a_refused_grant_is_told_in_the_words_of_the_token_endpoint(sandbox: Sandbox) -> None:
+    sandbox.faults.add(r"/oauth/token", kind="invalid_grant")
+    refused = call(sandbox, "POST", "/oauth/token")
+    assert (refused.status_code, refused.json()) == (400, {"error": "invalid_grant"})
+
+
 def test_html_empty_and_redirect_answers(sandbox: Sandbox) -> None:
     for kind in ("html", "empty", "redirect"):
         sandbox.faults.add(r"/oauth/token", kind=kind, location="http://evil.example/")

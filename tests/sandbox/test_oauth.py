@@ -320,7 +320,17 @@ def test_uninstalling_in_the_helpdesk_revokes_and_asks_for_consent_again(sandbox
     assert sandbox.helpdesk("acme").installations() == []
     refused = ask(sandbox, grant_type="refresh_token", refresh_token=tokens["refresh_token"])
     assert refused.json() == {"error": "invalid_grant"}
+    assert call_account(sandbox, tokens["access_token"]) == 200
     assert "error=access_denied" in sandbox.authorize(authorize_url(sandbox), allow=False)
+
+
+def test_uninstalling_may_end_the_access_tokens_too_and_the_next_installation_has_new_ones(sandbox: Sandbox) -> None:
+    tokens = exchange(sandbox)
+    elsewhere = sandbox.access_token("globex", scope="account:read")
+    sandbox.helpdesk("acme").uninstall(end_access=True)
+    assert call_account(sandbox, tokens["access_token"]) == 401
+    assert call_account(sandbox, exchange(sandbox)["access_token"]) == 200
+    assert sandbox.runtime.tokens.read(sandbox.helpdesk("globex"), elsewhere) is not None
 
 
 def test_rotation_replaces_the_refresh_token_and_a_reuse_ends_the_family(clock: Clock) -> None:

@@ -94,7 +94,8 @@ def _waiting(database: Database) -> list[tuple[str, str]]:
 def _run_at(database: Database) -> datetime:
     with database.read() as tx:
         assert tx.scalar(select(func.count()).select_from(jobs)) == 1
-        return tx.scalars(select(jobs.c.run_at)).one()
+        run_at: datetime = tx.scalars(select(jobs.c.run_at)).one()
+        return run_at
 
 
 def _fetch(tx: Connection) -> str | None:

@@ -67,6 +67,8 @@ def test_two_processes_migrating_at_once_both_succeed(empty_database: Database) 
         "UPDATE ledger_entries SET points = points + 1",
         "DELETE FROM ledger_entries",
         "UPDATE ledger_transactions SET what = 'nothing'",
+        "UPDATE ledger_transactions SET what = '', kind = 'opening'",
+        "UPDATE ledger_transactions SET what = '', created_at = created_at + 1",
         "DELETE FROM ledger_transactions",
     ],
 )
@@ -74,6 +76,15 @@ def test_the_database_refuses_to_change_what_was_booked(database: Database, cloc
     _book_once(database, now=clock())
     with pytest.raises(DBAPIError, match="append-only: book a reversal instead"), database.write() as tx:
         tx.execute(text(change))
+
+
+def test_the_words_of_a_booking_may_be_erased_and_nothing_else(database: Database, clock: Clock) -> None:
+    """They may be about a person; what was booked is not."""
+    _book_once(database, now=clock())
+    before = _rows(database, "ledger_transactions")
+    with database.write() as tx:
+        tx.execute(text("UPDATE ledger_transactions SET what = ''"))
+    assert _rows(database, "ledger_transactions") == [{**row, "what": ""} for row in before]
 
 
 @pytest.mark.parametrize("table", ["ledger_entries", "ledger_transactions"])
@@ -105,6 +116,7 @@ def test_the_migration_to_programs_elsewhere_keeps_every_award_with_its_undo(emp
         "lease_until": None,
         "attempt_ended_at": None,
         "looks": 0,
+        "erased_at": None,
     }
     (store,) = _rows(database, "stores")
     assert (store["identity"], store["key_sealed"], store["key_version"], store["key_state"]) == (

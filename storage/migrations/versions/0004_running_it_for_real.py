@@ -16,7 +16,7 @@ TIME = sa.BigInteger()
 
 def upgrade() -> None:
     # Not in a batch: SQLite would make these tables anew, which others refer to.
-    for name in ("refresh_at", "refused_at", "disconnected_at", "forgotten_at", "probed_at"):
+    for name in ("refresh_at", "refused_at", "failing_since", "disconnected_at", "forgotten_at", "probed_at"):
         op.add_column("accounts", sa.Column(name, TIME))
     op.add_column("accounts", sa.Column("left_over", sa.JSON()))
     op.add_column("accounts", sa.Column("notice_url_sealed", sa.Text()))
@@ -36,6 +36,9 @@ def upgrade() -> None:
         sqlite_where=sa.text("erased_at IS NULL"),
         postgresql_where=sa.text("erased_at IS NULL"),
     )
+    for who_or_what in ("agent_hmac", "state"):
+        columns = ["connection_id", who_or_what, "created_at"]
+        op.create_index(f"ix_awards_{'_'.join(columns)}", "awards", columns)
     _let_words_be_erased()
     op.create_table(
         "award_attempts",
@@ -44,6 +47,8 @@ def upgrade() -> None:
         sa.Column("at", TIME, nullable=False),
         sa.Column("kind", sa.String(20), nullable=False),
         sa.Column("outcome", sa.String(40), nullable=False),
+        sa.Column("times", sa.Integer(), nullable=False, server_default=sa.text("1")),
+        sa.Column("last_at", TIME),
         sa.Column("took_ms", sa.Integer()),
         sa.Column("answer", sa.String(300)),
         sa.ForeignKeyConstraint(["operation_id"], ["awards.operation_id"], name=op.f("fk_award_attempts_operation_id")),
@@ -61,6 +66,8 @@ def upgrade() -> None:
         sa.Column("sentence", sa.String(400), nullable=False),
         sa.Column("remedy", sa.String(400), nullable=False),
         sa.Column("since", TIME, nullable=False),
+        sa.Column("changed_at", TIME, nullable=False),
+        sa.Column("told", sa.String(10), nullable=False),
         sa.ForeignKeyConstraint(["account_id"], ["accounts.id"], name=op.f("fk_troubles_account_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_troubles")),
         sa.UniqueConstraint("account_id", "subject", "finding", name=op.f("uq_troubles_account_id_subject_finding")),
