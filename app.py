@@ -29,7 +29,7 @@ from findings import Severity
 from limiting import Limit
 from oauth.gorgias_api import origin_of
 from oauth.sessions import Sessions
-from oauth.sign_in import SESSION_LIFE
+from oauth.sign_in import SESSION_LIFE, Visitor
 from redaction import hide
 from services import Services, build_services
 from settings import Settings, SettingsError
@@ -105,6 +105,11 @@ def create_app(services: Services | None = None) -> Flask:
         now=services.now,
         random_bytes=services.random_bytes,
     )
+
+    def connected(visitor: Visitor) -> None:
+        record(console_room, visitor, Change.ACCOUNT_CONNECTED)
+        services.probe.see_connected(visitor.account_id)
+
     app.register_blueprint(
         oauth.views.create_blueprint(
             oauth.views.OAuthRoom(
@@ -116,7 +121,7 @@ def create_app(services: Services | None = None) -> Flask:
                 now=services.now,
                 random_bytes=services.random_bytes,
                 starts=oauth.views.Starts(services.now),
-                on_connected=lambda visitor: record(console_room, visitor, Change.ACCOUNT_CONNECTED),
+                on_connected=connected,
             )
         )
     )

@@ -151,7 +151,7 @@ class EngineWorker:
 
 
 def __getattr__(name: str) -> App:
-    """`app`, for the engine's own tools: `procrastinate --app=engine_worker.app shell list_jobs`."""
+    """`app`, for the engine's own tools: `python -m procrastinate --app=engine_worker.app shell list_jobs`."""
     if name != "app":
         raise AttributeError(name)
     return _app_of(settings.from_environment().database_url)

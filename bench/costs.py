@@ -27,7 +27,7 @@ from tests.house import House, running_house
 from tests.placement.gorgias import RunningClock
 from tests.processes.serving import answers, free_port, gunicorn, wait_for
 
-LOOKUPS, AWARDS, RIVO_AWARDS = 10_000, 1_500, 300
+LOOKUPS, AWARDS, RIVO_LOOKUPS, RIVO_AWARDS = 10_000, 1_500, 200, 300
 CLIENTS = 8
 MEMBERS = 2_000
 
@@ -117,7 +117,7 @@ def main() -> None:
         for number in range(MEMBERS):
             house.add_member(ledger.store, f"member-{number}@example.com", points=100)
         shop = house.sandbox.rivo("northwind")
-        for number in range(50):
+        for number in range(RIVO_LOOKUPS):
             shop.add_customer(f"member-{number}@example.com", points=100)
         server = psutil.Process(_postmaster(database))
         port, web, worker = stack.enter_context(_hosts(house, folder))
@@ -127,6 +127,10 @@ def main() -> None:
         def look_up(client: http.client.HTTPConnection, number: int) -> None:
             email = f"member-{number * 7919 % MEMBERS}@example.com"
             client.request("GET", f"/widget/customer?email={email}", headers={"X-Api-Key": lookup_key})
+
+        def ask_rivo(client: http.client.HTTPConnection, number: int) -> None:
+            headers = {"X-Api-Key": house.services.connections.newest_keys(rivo.id).lookup}
+            client.request("GET", f"/widget/customer?email=member-{number}@example.com", headers=headers)
 
         def award(connection_id: int, members: int) -> Callable[[http.client.HTTPConnection, int], None]:
             def send(client: http.client.HTTPConnection, number: int) -> None:
@@ -142,6 +146,7 @@ def main() -> None:
         for name, count, request in (
             ("card, built-in ledger", LOOKUPS, look_up),
             ("award, built-in ledger, with its note", AWARDS, award(ledger.id, MEMBERS)),
+            ("card, Rivo, asked of the program", RIVO_LOOKUPS, ask_rivo),
             ("award, Rivo, with its note", RIVO_AWARDS, award(rivo.id, 50)),
         ):
             meter = Meter(web=web, worker=worker, postgres=server)

@@ -37,9 +37,9 @@ from widget.connections import Connection, ConnectionState
 from widget.sentences import program_trouble_sentence, refusal_sentence, result_sentence
 
 CHANNEL = "page"
-# What is typed and shown again when it could not be taken; sealed, since a reason may name anybody.
-TYPED = ("points", "store_credit", "reason", "email")
-MAX_TYPED = 400
+# What is typed and shown again when it could not be taken; sealed, since a reason may name anybody. So many characters
+# of each: a browser drops a cookie of more than 4 KB, and with it what it should tell.
+TYPED = {"points": 20, "store_credit": 20, "reason": MAX_REASON, "email": 254}
 
 log = structlog.get_logger()
 
@@ -339,8 +339,9 @@ def _to_result(connection_id: int, operation_id: str) -> Response:
 
 
 def _keep_typed(room: ConsoleRoom, connection_id: int) -> None:
-    typed = {name: request.form.get(name, "")[:MAX_TYPED] for name in TYPED if request.form.get(name)}
-    session["typed_award"] = room.sealer.seal(json.dumps({"connection_id": connection_id, **typed}))
+    typed = {name: request.form.get(name, "")[:most] for name, most in TYPED.items() if request.form.get(name)}
+    kept = json.dumps({"connection_id": connection_id, **typed}, ensure_ascii=False)
+    session["typed_award"] = room.sealer.seal(kept)
 
 
 def _typed(room: ConsoleRoom, connection_id: int) -> dict[str, Any]:

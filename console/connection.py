@@ -96,20 +96,22 @@ def add_connection(console: Blueprint, room: ConsoleRoom) -> None:
     def repair(connection_id: int) -> ResponseReturnValue:
         visitor, account = who.admin(room)
         who.own(room, account, connection_id)
-        record(room, visitor, Change.PLACEMENT_REPAIRED, connection_id=connection_id)
-        return placed(
+        answer = placed(
             room,
             connection_id,
             restore=True,
             done="Repaired. New activity on a ticket brings the card back there.",
         )
+        _record_pressed(room, visitor, Change.PLACEMENT_REPAIRED, connection_id=connection_id)
+        return answer
 
     @console.post("/connections/<int:connection_id>/switch-on")
     def switch_on(connection_id: int) -> ResponseReturnValue:
         visitor, account = who.admin(room)
         who.own(room, account, connection_id)
-        record(room, visitor, Change.INTEGRATION_SWITCHED_ON, connection_id=connection_id)
-        return placed(room, connection_id, done="The HTTP integration is switched on again.")
+        answer = placed(room, connection_id, done="The HTTP integration is switched on again.")
+        _record_pressed(room, visitor, Change.INTEGRATION_SWITCHED_ON, connection_id=connection_id)
+        return answer
 
     @console.post("/connections/<int:connection_id>/keys")
     def rotate_keys(connection_id: int) -> ResponseReturnValue:
@@ -136,6 +138,12 @@ def placed(room: ConsoleRoom, connection_id: int, *, done: str, restore: bool = 
         g.outcome = error.problem
         flash(str(error), "error")
     return redirect(url_for("console.connection", connection_id=connection_id), code=303)
+
+
+def _record_pressed(room: ConsoleRoom, visitor: Visitor, what: Change, *, connection_id: int) -> None:
+    """Keep that a button was pressed whose work Gorgias may not have let us finish; then with how it ended."""
+    details = {} if g.outcome is Outcome.DONE else {"outcome": str(g.outcome)}
+    record(room, visitor, what, connection_id=connection_id, details=details)
 
 
 def _page(room: ConsoleRoom, visitor: Visitor, account: Account, connection: Connection) -> ResponseReturnValue:

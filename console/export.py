@@ -49,8 +49,9 @@ COLUMNS = (
 BROKEN_OFF = "The export broke off here, because the database did not answer: this file is not complete. Export again."
 
 # Spreadsheets take a cell that begins so for a formula, or drop what comes before it. One that splits at another sign
-# than the comma begins a cell there, too: https://owasp.org/www-community/attacks/CSV_Injection
-_FORMULA = re.compile(r"(^|[;\t|])(?=\s*[=+\-@＝＋－＠]|[\t\r\n])")
+# than the comma begins a cell there, too, and takes a quotation mark there for its own:
+# https://owasp.org/www-community/attacks/CSV_Injection
+_FORMULA = re.compile(r"(^|[;\t|])(?=[\s\"]*[=+\-@＝＋－＠]|[\t\r\n])")
 
 log = structlog.get_logger()
 

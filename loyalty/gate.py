@@ -16,11 +16,9 @@ from typing import Any
 
 import structlog
 from sqlalchemy import Connection, select, update
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from loyalty.program import ProgramReason, ProgramUnavailable
-from storage.database import Database
+from storage.database import Database, insert_into
 from storage.tables import EPOCH, MICROSECOND, gates
 
 CALLS_PER_S = 12
@@ -137,8 +135,7 @@ class Gate:
         find = select(gates).where(gates.c.name == name)
         row = tx.execute(find).one_or_none()
         if row is None:
-            insert = sqlite_insert if self._database.sqlite else postgresql_insert
-            tx.execute(insert(gates).values(name=name, calls=[], background_calls=[]).on_conflict_do_nothing())
+            tx.execute(insert_into(tx, gates).values(name=name, calls=[], background_calls=[]).on_conflict_do_nothing())
             row = tx.execute(find).one()
         return row
 

@@ -26,8 +26,6 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from loyalty.journal import what_of
 from loyalty.program import (
@@ -41,7 +39,7 @@ from loyalty.program import (
     Store,
     UnknownMember,
 )
-from storage.database import Database
+from storage.database import Database, insert_into
 from storage.sealing import Hasher, RandomBytes, Sealer
 from storage.tables import ledger_entries, ledger_transactions, members, stores
 
@@ -119,9 +117,8 @@ def open_store(tx: Connection, *, identity: str, now: datetime) -> Store:
     store_id = tx.scalar(find)
     if store_id is None:
         tx.execute(unclaimed)
-        insert_or_leave = sqlite_insert if tx.dialect.name == "sqlite" else postgresql_insert
         tx.execute(
-            insert_or_leave(stores)
+            insert_into(tx, stores)
             .values(program=ProgramKind.LEDGER, identity=identity, created_at=now)
             .on_conflict_do_nothing()
         )

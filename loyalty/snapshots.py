@@ -14,12 +14,10 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, or_, select, update
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from loyalty.journal import AwardState, what_of
 from loyalty.program import Activity, Member, MemberStatus, Store
-from storage.database import Database
+from storage.database import Database, insert_into
 from storage.sealing import Sealer
 from storage.tables import EPOCH, MICROSECOND, awards, snapshots, stores
 
@@ -154,10 +152,9 @@ class Snapshots:
             row = tx.execute(_LEASE, {"store_id": store.id, "email_hmac": member_hmac}).one_or_none()
         if row is not None and row.lease_until is not None and now < row.lease_until <= far:
             return False
-        insert = sqlite_insert if self._database.sqlite else postgresql_insert
         with self._database.write() as tx:
             claimed = tx.execute(
-                insert(snapshots)
+                insert_into(tx, snapshots)
                 .values(
                     store_id=store.id,
                     email_hmac=member_hmac,

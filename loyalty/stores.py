@@ -14,11 +14,9 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Connection, select, update
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from loyalty.program import ProgramKind, ProgramReason, ProgramUnavailable, Store
-from storage.database import Database
+from storage.database import Database, insert_into
 from storage.sealing import CannotOpen, Hasher, Sealer
 from storage.tables import stores
 
@@ -78,11 +76,12 @@ class Stores:
 
     def open(self, tx: Connection, *, account: str, program: ProgramKind, key: str) -> Store:
         """The account's store with this key, which was just tried; made when there is none."""
-        insert = sqlite_insert if self._database.sqlite else postgresql_insert
         identity = self._identity(account, program, key)
         self._database.lock(tx, f"identity {identity}")
         tx.execute(
-            insert(stores).values(program=program, identity=identity, created_at=self._now()).on_conflict_do_nothing()
+            insert_into(tx, stores)
+            .values(program=program, identity=identity, created_at=self._now())
+            .on_conflict_do_nothing()
         )
         store_id = tx.scalars(select(stores.c.id).where(stores.c.identity == identity)).one()
         tx.execute(update(stores).where(stores.c.id == store_id).values(self._in_use(key)))

@@ -15,8 +15,6 @@ from typing import Any
 
 import structlog
 from sqlalchemy import String, case, cast, delete, exists, func, insert, literal, null, or_, select, update
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from oauth.gorgias_api import (
     AccessToken,
@@ -27,7 +25,7 @@ from oauth.gorgias_api import (
     TokenSource,
 )
 from oauth.wire import OAuthRefused, TokenSet, read_tokens
-from storage.database import Database
+from storage.database import Database, insert_into
 from storage.sealing import RandomBytes, Sealer, hash_of
 from storage.tables import UtcTime, accounts, jobs, oauth_states
 from telemetry import TOKEN_REFRESHES
@@ -218,10 +216,9 @@ class Accounts:
             "connected_at": now,
             "updated_at": now,
         }
-        insert_or_update = sqlite_insert if self._database.sqlite else postgresql_insert
         with self._database.write() as tx:
             row = tx.execute(
-                insert_or_update(accounts)
+                insert_into(tx, accounts)
                 .values(name=name, token_version=1, **values)
                 .on_conflict_do_update(
                     index_elements=[accounts.c.name],

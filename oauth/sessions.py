@@ -17,10 +17,8 @@ from flask import Flask, Request, Response
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface, SessionMixin
 from itsdangerous import URLSafeTimedSerializer
 from sqlalchemy import Connection, select
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from storage.database import Database
+from storage.database import Database, insert_into
 from storage.sealing import RandomBytes, Sealer
 from storage.tables import app_keys
 from storage.trouble import TROUBLE
@@ -64,9 +62,8 @@ class SessionKeys:
         with self._database.read() as tx:
             sealed = _sealed(tx)
         if PRESENT not in sealed:
-            insert = sqlite_insert if self._database.sqlite else postgresql_insert
             with self._database.write() as tx:
-                tx.execute(insert(app_keys).values(name=PRESENT, sealed=self._made()).on_conflict_do_nothing())
+                tx.execute(insert_into(tx, app_keys).values(name=PRESENT, sealed=self._made()).on_conflict_do_nothing())
                 sealed = _sealed(tx)
         keys = tuple(self._mixed(sealed[name]) for name in (PRESENT, FORMER) if name in sealed)
         self._known = (read_at, keys)
@@ -74,13 +71,12 @@ class SessionKeys:
 
     def rotate(self) -> None:
         """Sign new sessions with a new key. The former goes on opening its own; the one before that opens nothing."""
-        insert = sqlite_insert if self._database.sqlite else postgresql_insert
         with self._database.write() as tx:
             self._database.lock(tx, "session keys")
             present = _sealed(tx).get(PRESENT)
             for name, sealed in ((FORMER, present), (PRESENT, self._made())):
                 if sealed is not None:
-                    statement = insert(app_keys).values(name=name, sealed=sealed)
+                    statement = insert_into(tx, app_keys).values(name=name, sealed=sealed)
                     tx.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"sealed": sealed}))
 
     def _made(self) -> str:

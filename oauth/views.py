@@ -71,21 +71,26 @@ STATUS = {
 }
 
 
-# A whole team in one office signs in within minutes of the morning; nobody is kept out by a stranger who keeps asking
-# for their account from another address.
+# A whole team in one office signs in within minutes of the morning; nobody is kept out by strangers who keep asking for
+# their account from other addresses, however many: the first of each address neither count for all nor are refused.
 STARTS_FROM_ONE_ADDRESS, STARTS_IN_ALL, STARTS_WITHIN = 60, 300, timedelta(minutes=10)
+STARTS_NEVER_REFUSED = 10
 
 
 class Starts:
     """How often the dance may be started for one account: each start leaves a row behind for ten minutes."""
 
     def __init__(self, now: Callable[[], datetime]) -> None:
+        self._never_refused = Limit(most=STARTS_NEVER_REFUSED, within=STARTS_WITHIN, now=now)
         self._from_one = Limit(most=STARTS_FROM_ONE_ADDRESS, within=STARTS_WITHIN, now=now)
         self._in_all = Limit(most=STARTS_IN_ALL, within=STARTS_WITHIN, now=now)
 
     def wait_s(self, account: str, *, network: str) -> int:
         """0 when it may be started, and counts; else seconds to wait."""
-        return self._from_one.wait_s(f"{account} {network}") or self._in_all.wait_s(account)
+        one = f"{account} {network}"
+        if wait_s := self._from_one.wait_s(one):
+            return wait_s
+        return self._never_refused.wait_s(one) and self._in_all.wait_s(account)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,9 +175,7 @@ def create_blueprint(room: OAuthRoom) -> Blueprint:
 def _send_away(room: OAuthRoom, account: str, purpose: Purpose, *, return_to: str | None) -> BaseResponse:
     """To the consent page of this helpdesk, with a state that only this browser can bring back."""
     browser = request.cookies.get(BROWSER_COOKIE) or room.random_bytes(32).hex()
-    state, nonce = room.accounts.remember_state(
-        account=account, purpose=purpose, browser=browser, return_to=return_to
-    )
+    state, nonce = room.accounts.remember_state(account=account, purpose=purpose, browser=browser, return_to=return_to)
     response = redirect(
         authorize_url(
             room.settings.gorgias_base(account),

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, Connection, delete, or_, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, or_, select, update
 
 from loyalty.journal import SETTLED
 from loyalty.program import ProgramKind
@@ -27,7 +27,7 @@ class Erased:
     """What was erased, in numbers, and where the person is to be erased by others.
 
     `open_awards` could not be erased yet: they are still being confirmed, wait for a decision, or are so fresh that
-    the same press may come once more.
+    the same press may come once more. Those that came while others were erased are among them.
     """
 
     ledger_members: int
@@ -61,7 +61,6 @@ class _Found:
     decided: Sequence[str]
     changes: Sequence[int]
     connected: Sequence[int]
-    open_awards: int
     helpdesks: tuple[str, ...]
     programs: tuple[str, ...]
 
@@ -98,6 +97,9 @@ def erase(database: Database, *, person: Person, eraser: Eraser, now: datetime, 
         tx.execute(update(changes).where(changes.c.id.in_(found.changes)).values(who_sealed=nothing))
         # Notes are posted in the name of the token's user from now on.
         tx.execute(update(accounts).where(accounts.c.id.in_(found.connected)).values(user_email_sealed=None))
+    with database.read(unhurried=True) as tx:
+        # Counted last: an award may have been made since the others were looked for.
+        left = tx.scalar(select(func.count()).select_from(awards).where(or_(*_of(person)))) or 0
     return Erased(
         ledger_members=len(found.members),
         snapshots=len(found.snapshots),
@@ -106,7 +108,7 @@ def erase(database: Database, *, person: Person, eraser: Eraser, now: datetime, 
         awards_decided=len(found.decided),
         changes=len(found.changes),
         helpdesks_connected=len(found.connected),
-        open_awards=found.open_awards,
+        open_awards=left,
         helpdesks=found.helpdesks,
         programs=found.programs,
     )
@@ -115,14 +117,13 @@ def erase(database: Database, *, person: Person, eraser: Eraser, now: datetime, 
 def _find(tx: Connection, person: Person, eraser: Eraser, *, closed_before: datetime) -> _Found:
     """Every row about the person."""
     sealer = eraser.sealer
-    received, made = awards.c.member_hmac.in_(person.hmacs), awards.c.agent_hmac.in_(person.hmacs)
+    received, made = _of(person)
     # A press that comes twice is known by whom it is for and who made it.
     closed = awards.c.state.in_(SETTLED) & (awards.c.created_at <= closed_before)
 
     def ids(mine: ColumnElement[bool]) -> Sequence[str]:
         return tx.scalars(select(awards.c.operation_id).where(mine, closed)).all()
 
-    still_open = tx.scalars(select(awards.c.operation_id).where(or_(received, made), ~closed)).all()
     found_in = select(snapshots.c.store_id).where(
         snapshots.c.email_hmac.in_(person.hmacs), snapshots.c.as_of.is_not(None)
     )
@@ -174,10 +175,14 @@ def _find(tx: Connection, person: Person, eraser: Eraser, *, closed_before: date
                 tx, person, sealed=accounts.c.user_email_sealed, also=(accounts.c.id,), sealer=sealer
             )
         ],
-        open_awards=len(still_open),
         helpdesks=tuple(helpdesks),
         programs=tuple(programs),
     )
+
+
+def _of(person: Person) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """The awards that the person received, and those they made."""
+    return awards.c.member_hmac.in_(person.hmacs), awards.c.agent_hmac.in_(person.hmacs)
 
 
 def _batches(ids: Sequence[T]) -> Iterator[Sequence[T]]:

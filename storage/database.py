@@ -14,12 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url, text
+from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -155,6 +157,13 @@ def _revisions() -> tuple[str | None, frozenset[str]]:
     """The newest revision of this version's schema, and all it knows. Reading them takes longer than a readiness."""
     scripts = ScriptDirectory(str(MIGRATIONS))
     return scripts.get_current_head(), frozenset(script.revision for script in scripts.walk_revisions())
+
+
+def insert_into(tx: Connection, table: Table) -> Insert:
+    """INSERT INTO `table` in the dialect of `tx`, for ON CONFLICT: both dialects have the same methods for it."""
+    if tx.dialect.name == "sqlite":
+        return cast(Insert, sqlite_insert(table))
+    return insert(table)
 
 
 def unavailable_sentence(error: DBAPIError) -> str:

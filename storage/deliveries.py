@@ -5,10 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from sqlalchemy import delete, select
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from storage.database import Database
+from storage.database import Database, insert_into
 from storage.tables import webhook_deliveries
 
 # Longer than any sender goes on trying. A signature without a time in it would be good for a repetition for ever; what
@@ -29,10 +27,9 @@ def was_handled(database: Database, store_id: int, delivery_hash: str) -> bool:
 
 def mark_handled(database: Database, store_id: int, delivery_hash: str, *, now: datetime) -> bool:
     """This delivery was handled; False when somebody else was handling it at the same time, and was faster."""
-    insert = sqlite_insert if database.sqlite else postgresql_insert
     with database.write() as tx:
         marked = tx.execute(
-            insert(webhook_deliveries)
+            insert_into(tx, webhook_deliveries)
             .values(store_id=store_id, delivery_hash=delivery_hash, received_at=now)
             .on_conflict_do_nothing()
             .returning(webhook_deliveries.c.id)

@@ -13,10 +13,8 @@ from functools import cached_property
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from sqlalchemy import select, update
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from storage.database import Database
+from storage.database import Database, insert_into
 from storage.tables import app_keys, metadata
 
 RandomBytes = Callable[[int], bytes]
@@ -105,9 +103,8 @@ def load_root_key(database: Database, *, sealer: Sealer, random_bytes: RandomByt
         sealed = tx.scalar(find)
     if sealed is None:
         made = {"name": ROOT_KEY, "sealed": sealer.seal(random_bytes(32).hex())}
-        insert = sqlite_insert if database.sqlite else postgresql_insert
         with database.write() as tx:
-            tx.execute(insert(app_keys).values(made).on_conflict_do_nothing())
+            tx.execute(insert_into(tx, app_keys).values(made).on_conflict_do_nothing())
             sealed = tx.scalars(find).one()
     return bytes.fromhex(sealer.open(sealed))
 

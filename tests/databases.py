@@ -64,7 +64,8 @@ class Postgres:
         """Make a database, by default an empty one; returns its name."""
         self._made += 1
         name = f"tallydesk_{self._made}"
-        self.run(f"CREATE DATABASE {name} TEMPLATE {template}")
+        # Copied as files and not page by page through the log: a third of the time, some hundred times.
+        self.run(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
         return name
 
     def drop(self, name: str) -> None:
@@ -92,6 +93,7 @@ def postgres_server() -> Iterator[Postgres]:
             # Nothing here outlives the tests, so nothing needs to survive a power cut.
             for setting in ("fsync", "full_page_writes", "synchronous_commit"):
                 postgres.run(f"ALTER SYSTEM SET {setting} = off")
+            postgres.run("ALTER SYSTEM SET file_copy_method = clone")
             postgres.run("SELECT pg_reload_conf()")
             yield postgres
         finally:

@@ -185,13 +185,6 @@ def test_every_setting_is_explained() -> None:
     assert [name for name in sorted(names) if re.search(rf"^{name}=", text, re.M) is None] == []
 
 
-def test_the_table_in_the_docs_has_the_defaults(tmp_path: Path) -> None:
-    table = dict(re.findall(r"^\| `([A-Z_]+)` \| `([^`]+)` \|", (ROOT / "docs" / "running.md").read_text(), re.M))
-    assert len(table) == 6
-    found = load({}, var=tmp_path)
-    assert {name: str(getattr(found, name.lower())) for name in table} == table
-
-
 def test_the_example_has_every_default(tmp_path: Path) -> None:
     """Copied as it is, `.env.example` changes nothing."""
     example = {name: value or "" for name, value in dotenv_values(ROOT / ".env.example").items()}

@@ -14,12 +14,10 @@ from typing import Any
 
 from sqlalchemy import Connection as Transaction
 from sqlalchemy import bindparam, delete, insert, select, update
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from loyalty.awards import Rules
 from loyalty.program import ProgramKind, Store
-from storage.database import Database
+from storage.database import Database, insert_into
 from storage.sealing import RandomBytes, Sealer, hash_of
 from storage.tables import accounts, connection_keys, connections, stores
 
@@ -126,9 +124,8 @@ class Connections:
 
     def open(self, tx: Transaction, *, account_id: int, store: Store, rules: Rules) -> int:
         """The id of the account's connection to `store`, made or taken up again; two callers at once get the same."""
-        insert_or_update = sqlite_insert if self._database.sqlite else postgresql_insert
         connection_id: int = tx.execute(
-            insert_or_update(connections)
+            insert_into(tx, connections)
             .values(
                 account_id=account_id,
                 store_id=store.id,

@@ -16,7 +16,7 @@ from sqlalchemy import and_, exists, or_, select, update
 from findings import Finding, Severity
 from loyalty.program import ProgramKind
 from loyalty.stores import KeyState, Stores
-from oauth.accounts import Account, Accounts, AccountState
+from oauth.accounts import Account, Accounts, AccountState, Refreshed
 from oauth.gorgias_api import GorgiasApi, GorgiasError, GorgiasReason
 from storage.database import Database
 from storage.tables import accounts, connections, stores, troubles
@@ -27,15 +27,14 @@ from widget.placement import Part, Placement, PlacementFailed, PlacementProblem
 PROBE_ACCOUNT = "probe_account"
 PROBE_EVERY = timedelta(days=1)
 AGAIN_AFTER = timedelta(minutes=15)
+# Who has just connected looks at the pages, and those look themselves.
+LEFT_ALONE = timedelta(minutes=10)
 # Of one sweep, of which there is one a minute: 100,000 accounts take eight hours, spread over them ever after.
 MOST_PER_SWEEP = 200
 
 GORGIAS_TOKEN = "gorgias.token"
 GORGIAS_REACHABLE = "gorgias.reachable"
 PROGRAM_KEY = "program.key"
-
-# Why Accounts ended it: `state_reason` of an account that was uninstalled on Gorgias' side.
-UNINSTALLED = "uninstalled"
 
 
 class ProbeOutcome(StrEnum):
@@ -129,6 +128,10 @@ class Probe:
         self._troubles.note(connection.account_id, None, [_ACCEPTED], looked_at=(GORGIAS_TOKEN,))
         return findings
 
+    def see_connected(self, account_id: int) -> None:
+        """Note that the account was connected just now: Gorgias has given us a token."""
+        self._troubles.note(account_id, None, [_ACCEPTED], looked_at=(GORGIAS_TOKEN,))
+
     def see_key(self, connection: Connection) -> None:
         """Note how it stands with the key of the connection's program."""
         findings = self.program_key(connection)
@@ -151,8 +154,8 @@ class Probe:
     def due(self) -> list[str]:
         """Accounts to be probed now, as references of jobs: at most so many that they are spread over the day.
 
-        Those not looked at for a day; sooner those that were connected anew, lost our access, have a program that has
-        refused its key since, or were disconnected.
+        Those not looked at for a day, or since they were connected; sooner those that lost our access, have a program
+        that has refused its key, or were disconnected.
         """
         since = accounts.c.probed_at
         refused = exists().where(
@@ -163,9 +166,12 @@ class Probe:
             stores.c.key_state_since > since,
         )
         lost = and_(accounts.c.state == AccountState.NEEDS_REAUTH, accounts.c.updated_at > since)
+        now = self._now()
+        unseen = or_(since.is_(None), since < now - PROBE_EVERY, since < accounts.c.connected_at)
+        settled = accounts.c.connected_at < now - LEFT_ALONE
         present = and_(
             accounts.c.state.in_((AccountState.CONNECTED, AccountState.NEEDS_REAUTH)),
-            or_(since.is_(None), since < self._now() - PROBE_EVERY, accounts.c.connected_at > since, lost, refused),
+            or_(and_(unseen, settled), lost, refused),
         )
         left = and_(
             accounts.c.state == AccountState.DISCONNECTED,
@@ -222,7 +228,7 @@ class Probe:
             row = tx.execute(
                 select(accounts.c.state_reason, accounts.c.notice_url_sealed).where(accounts.c.id == account.id)
             ).one()
-        if row.state_reason != UNINSTALLED or row.notice_url_sealed is None:
+        if row.state_reason != Refreshed.UNINSTALLED or row.notice_url_sealed is None:
             self.forget_if_disconnected(account.id)
             return ProbeResult(outcome=ProbeOutcome.FORGOTTEN)
         self._troubles.keep_only(account.id, [])

@@ -274,6 +274,18 @@ def test_a_link_without_a_customer_asks_for_one_in_a_form(desk: House, given: st
     assert journal(desk)[0].ticket_id == ""
 
 
+def test_what_was_typed_fits_into_a_cookie_in_every_script(desk: House) -> None:
+    """A browser drops a longer one, and what it should tell with it: the agent would see nothing but an empty form."""
+    browser, page = agent(desk), link(desk)
+    long = "\N{PARTY POPPER}" * 300
+    fields = {"points": "5", "reason": long, "store_credit": "ض" * 500, "email": "é" * 500}
+    answer = send(browser, page, fields, follow=False)
+    assert len(answer.headers["Set-Cookie"]) < 4_093
+    back = browser.get(page).text
+    assert "Nothing was added." in text_of(back)
+    assert 'value="5"' in back
+
+
 def test_what_was_typed_is_still_there_when_it_cannot_be_taken(desk: House) -> None:
     connection = only(desk)
     browser = agent(desk)

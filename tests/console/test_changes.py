@@ -83,6 +83,18 @@ def test_what_was_refused_is_no_change(small_house: House) -> None:
     assert len(_kept(small_house)) == before
 
 
+def test_what_was_pressed_and_could_not_be_done_is_told_as_such(small_house: House) -> None:
+    """Part of it may have reached Gorgias: it is written down all the same, with how it ended."""
+    browser, connection = small_house.connect()
+    page = f"/connections/{connection.id}"
+    small_house.sandbox.faults.add(r"/api/integrations.*", kind="status", times=None)
+    for button, what in (("repair", "placement_repaired"), ("switch-on", "integration_switched_on")):
+        browser.submit(f"{page}/{button}", on=page)
+        last = _kept(small_house)[-1]
+        assert (last["what"], last["details"]) == (what, {"outcome": "gorgias_unreachable"})
+    assert "Pressed Repair Outcome: gorgias unreachable" in text_of(browser.get("/connections/changes").text)
+
+
 def test_the_page_lists_the_account_s_own_changes_and_older_ones_behind_a_link(small_house: House) -> None:
     browser, connection = small_house.connect("acme")
     stranger, _ = small_house.connect("globex")

@@ -169,7 +169,7 @@ def test_a_database_that_may_only_be_read_and_one_that_is_gone_are_not_ready(
             tx.execute(text("DROP OWNED BY only_reads"))
             tx.execute(text("DROP ROLE only_reads"))
         postgres.run(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false")
-        house.services.database.engine.dispose()
+        postgres.run(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
         answer = requests.get(f"{house.url}/readyz", timeout=20)
         assert (answer.status_code, answer.text.split(".")[0]) == (503, "The database cannot be reached")
         assert "database.reachable" in by_id(house.services.health.everything())
@@ -234,6 +234,7 @@ def test_what_piles_up_is_told(small_house: House) -> None:
     with house.services.database.write() as tx:
         columns = {"state": "connected", "connected_at": house.clock(), "updated_at": house.clock()}
         tx.execute(insert(accounts), [{"name": f"shop-{n}", **columns} for n in range(300)])
+    house.clock.advance(11 * 60)
     house.services.jobs.sweep()
     assert by_id(health.everything())["queue.depth"].severity is WARNING
 

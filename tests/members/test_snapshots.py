@@ -147,7 +147,7 @@ def test_the_retention_job_erases_what_nobody_looked_at_for_thirty_days(shop: Sh
     shop.house.services.jobs.sweep()
     assert _kept(shop) == 2
     shop.clock.advance(2)
-    assert shop.house.services.jobs.sweep() == 1
+    shop.house.services.jobs.sweep()
     assert shop.snapshot() is None
     assert shop.snapshot("ben@example.com") is not None
 

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, select, update
 
+from privacy.erase import erase
+from privacy.person import person_of
+from privacy.rows import Eraser
 from storage.tables import award_attempts, awards, changes, members, snapshots
 from tests.console.steps import activity_of
 from tests.house import Browser, House
@@ -221,6 +224,30 @@ def test_a_press_that_may_come_once_more_keeps_the_award_for_a_minute(small_hous
     house.clock.advance(61)
     assert run(house, "privacy", "erase", "--email", MIA).exit_code == 0
     assert len(store.events(MIA)) == 1
+
+
+def test_an_award_that_comes_while_a_person_is_erased_is_told_and_erased_the_next_time(small_house: House) -> None:
+    house, scene = small_house, scene_in(small_house)
+    services, came = house.services, []
+
+    class Interrupted(Eraser):
+        """Somebody awards between the looking and the erasing."""
+
+        def pseudonym(self) -> str:
+            if not came:
+                came.append(house.award(scene.rivo, {"email": MIA, "points": 5, "ticket_id": "9"}).json()["status"])
+            return super().pseudonym()
+
+    eraser = Interrupted(sealer=services.sealer, random_bytes=services.random_bytes, now=house.clock)
+    person = person_of(MIA, hasher=services.hasher)
+    assert person is not None
+    erased = erase(services.database, person=person, eraser=eraser, now=house.clock(), double_click_window_s=60)
+    assert came == ["applied"]
+    assert erased.open_awards == 1
+    assert "awards.member_email_sealed" in places_of(house, MIA)
+    house.clock.advance(61)
+    assert run(house, "privacy", "erase", "--email", MIA).exit_code == 0
+    assert places_of(house, MIA, services.hasher.email(MIA)) == set()
 
 
 def test_what_is_no_address_is_refused_in_a_sentence(small_house: House) -> None:

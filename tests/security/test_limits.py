@@ -9,7 +9,7 @@ import requests
 from prometheus_client import REGISTRY
 
 from limiting import Limit, network_of
-from oauth.views import STARTS_FROM_ONE_ADDRESS, STARTS_IN_ALL
+from oauth.views import STARTS_FROM_ONE_ADDRESS, STARTS_IN_ALL, STARTS_NEVER_REFUSED, Starts
 from tests.databases import Clock
 from tests.house import House
 from widget.views import WRONG_KEYS
@@ -58,13 +58,16 @@ def test_starting_to_connect_is_limited_by_account_and_says_when_to_try_again(ho
     assert start("acme").status_code == 303
 
 
-def test_starts_of_one_account_have_an_end_from_however_many_addresses(house: House) -> None:
-    for number in range(STARTS_IN_ALL):
-        headers = {"X-Forwarded-For": f"198.51.{number // 200}.{number % 200}"}
-        url = f"{house.url}/oauth/install?account=acme"
-        assert requests.get(url, headers=headers, allow_redirects=False, timeout=5).status_code == 303
-    answer = house.browser().get("/oauth/install?account=acme", follow=False)
-    assert (answer.status_code, answer.headers["Retry-After"]) == (429, "600")
+def test_many_starts_of_one_account_have_an_end_and_keep_out_nobody_who_comes_from_elsewhere(clock: Clock) -> None:
+    starts = Starts(clock)
+    counted = STARTS_FROM_ONE_ADDRESS - STARTS_NEVER_REFUSED
+    for stranger in range(STARTS_IN_ALL // counted):
+        waits = [starts.wait_s("acme", network=f"203.0.113.{stranger}") for _ in range(STARTS_FROM_ONE_ADDRESS)]
+        assert set(waits) == {0}
+    merchant = [starts.wait_s("acme", network="8.8.8.8") for _ in range(STARTS_NEVER_REFUSED + 1)]
+    assert merchant == [0] * STARTS_NEVER_REFUSED + [600]
+    clock.advance(600)
+    assert starts.wait_s("acme", network="8.8.8.8") == 0
 
 
 def test_the_window_moves(clock: Clock) -> None:

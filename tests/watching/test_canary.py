@@ -28,10 +28,12 @@ from tests.databases import FIRST_KEY, SECOND_KEY, Clock
 from tests.house import Browser, House
 from tests.processes.serving import environment, free_port, gunicorn, wait_for
 from tests.watching.marks import AGENT, CRASHING_SHOPPER, DOUBTED_SHOPPER, SHOPPER, files, leaks, rows
+from tests.watching.receiver import receiving
 from tests.webhooks.rivo_sends import legacy_base64, points_event, profile, standard
 from widget.connections import Connection
 
 WEBHOOK_SECRET = "whsec-canary-b1d5-5f0c7a9e2d"
+NOTICE_PATH = "canary-hook-3d5f7a9b1c2e4f60"
 OTHER_RIVO_KEY = "canary-other-key-77e0d1c2b3a4958677"
 SECRETS = {
     "SECRET_KEY": "canary-session-0b6c4f1d2e3a59788796a5b4c3d2e1f0",
@@ -60,6 +62,7 @@ class World:
             "agent": AGENT,
             "admin": house.sandbox.helpdesk("acme").users()[0]["email"],
             "webhook secret": WEBHOOK_SECRET,
+            "notice address": NOTICE_PATH,
             "a typed key of Rivo": OTHER_RIVO_KEY,
             "key of Rivo": house.sandbox.rivo("northwind").key,
             "client secret": house.sandbox.runtime.client_secret,
@@ -162,6 +165,11 @@ def test_no_address_and_no_secret_is_found_where_it_does_not_belong(database: Da
             house.add_member(ledger.store, email, points=100)
         made.mark_what_is_sealed()
 
+        with receiving() as chat:
+            _choose_a_notice_address(made, browser, address=chat.address)
+            assert chat.bodies, "a first notice arrives"
+        for connection in (ledger, rivo):
+            browser.submit(f"/connections/{connection.id}/inspector/start", on="/connections/new", follow=False)
         _look_up(made, ledger, rivo)
         _award(made, ledger, rivo)
         _send_webhooks(made, rivo)
@@ -197,6 +205,12 @@ def _connect(made: World) -> tuple[Browser, Connection]:
     assert browser.get(address).status_code == 200
     assert browser.submit("/connections/", {"program": "ledger"}, on="/connections/new").status_code == 200
     return browser, made.house.services.connections.all()[0]
+
+
+def _choose_a_notice_address(made: World, browser: Browser, *, address: str) -> None:
+    for typed in (f"http://127.0.0.1:9/{NOTICE_PATH}", f"ftp://{NOTICE_PATH}", f"http://{address}/{NOTICE_PATH}"):
+        fields = {"notice_url": typed}
+        made.refused(browser.submit("/connections/notices", fields, on="/connections/new", follow=False), 303)
 
 
 def _look_up(made: World, ledger: Connection, rivo: Connection) -> None:
@@ -266,7 +280,7 @@ def _use_the_console(made: World, browser: Browser, ledger: Connection, rivo: Co
         assert shopper in browser.submit(f"{page}/lookup", {"email": shopper}, on=light).text, "here it belongs"
         bad = {"max_points_per_award": SHOPPER, "storefront_url": f"ftp://{OTHER_RIVO_KEY}", "reasons": ""}
         made.refused(browser.submit(f"{page}/settings", bad, on=light, follow=False), 303)
-        browser.get(f"{page}/activity")
+        _act_on_pages(made, browser, connection, light=light)
     made.refused(browser.submit(f"{page}/repair", on=light, follow=False), 303)
     made.refused(browser.submit(f"{page}/keys", on=light, follow=False), 303)
     made.mark_what_is_sealed()
@@ -284,6 +298,24 @@ def _use_the_console(made: World, browser: Browser, ledger: Connection, rivo: Co
     without_token = browser.session.post(f"{made.house.url}{page}/lookup", data={"email": SHOPPER}, timeout=20)
     made.refused(without_token, 400)
     made.marks["session cookie"] = browser.session.cookies["tallydesk_session"]
+
+
+def _act_on_pages(made: World, browser: Browser, connection: Connection, *, light: str) -> None:
+    """Activity, export and the award page: what was typed stands in no address, and on pages alone."""
+    page = f"/connections/{connection.id}"
+    filtered = browser.submit(f"{page}/activity", {"member": SHOPPER, "agent": AGENT}, on=light, follow=False)
+    made.refused(filtered, 303)
+    assert browser.get(filtered.headers["Location"]).ok
+    assert SHOPPER in browser.get(f"{page}/activity.csv").text, "here it belongs"
+    found = browser.submit(f"{page}/award/customer", {"email": SHOPPER}, on=light, follow=False)
+    made.refused(found, 303)
+    made.refused(browser.submit(f"{page}/award/customer", {"email": f"no.{SHOPPER}"}, on=light, follow=False), 303)
+    assert browser.get(found.headers["Location"]).ok
+    key = parse_qs(urlsplit(found.headers["Location"]).query)["award_key"][0]
+    fields = {"award_key": key, "points": "3", "reason": "", "ticket_id": ""}
+    made.refused(browser.submit(f"{page}/award", fields, on=light, follow=False), 303)
+    browser.get(f"{page}/inspector")
+    browser.get(f"{page}/charts")
 
 
 def _without(text: str, *shown: str) -> str:

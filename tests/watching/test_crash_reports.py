@@ -2,69 +2,41 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
 from script.bootstrap import ROOT
 from tests.watching.marks import AGENT, SHOPPER, leaks
+from tests.watching.receiver import Receiver, receiving
 
 KEY = "canary-key-77e0d1c2b3a4958677aa"
 SECRET_KEY = "canary secret key of this process: 0123456789"
 
 
-class Sentry:
-    """Takes envelopes. Their format: https://develop.sentry.dev/sdk/data-model/envelopes/"""
-
-    def __init__(self) -> None:
-        self.bodies: list[bytes] = []
-        sentry = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                sentry.bodies.append(gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body)
-                self.send_response(200)
-                self.end_headers()
-                self.wfile.write(b"{}")
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.dsn = f"http://public@127.0.0.1:{self._server.server_port}/7"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-    def events(self) -> list[dict[str, Any]]:
-        """What was reported: the items of the envelopes that are events."""
-        found = []
-        for body in self.bodies:
-            lines = body.split(b"\n")
-            for head, item in zip(lines[1::2], lines[2::2], strict=False):
-                if json.loads(head).get("type") == "event":
-                    found.append(json.loads(item))
-        return found
-
-
 @pytest.fixture
-def sentry() -> Iterator[Sentry]:
-    running = Sentry()
-    yield running
-    running.stop()
+def sentry() -> Iterator[Receiver]:
+    with receiving() as receiver:
+        yield receiver
+
+
+def events(sentry: Receiver) -> list[dict[str, Any]]:
+    """What was reported: the items of the envelopes that are events.
+
+    Their format: https://develop.sentry.dev/sdk/data-model/envelopes/
+    """
+    found = []
+    for body in sentry.bodies:
+        lines = body.split(b"\n")
+        for head, item in zip(lines[1::2], lines[2::2], strict=False):
+            if json.loads(head).get("type") == "event":
+                found.append(json.loads(item))
+    return found
 
 
 # A process as create_app makes it, without web and database; two ways to crash.
@@ -101,9 +73,15 @@ ask(email, {"X-Api-Key": key})
 """
 
 
-def test_a_crash_is_reported_without_anything_about_anybody(sentry: Sentry) -> None:
+def test_a_crash_is_reported_without_anything_about_anybody(sentry: Receiver) -> None:
     marks = {"shopper": SHOPPER, "agent": AGENT, "key": KEY, "secret key": SECRET_KEY}
-    env = {"EMAIL": SHOPPER, "AGENT": AGENT, "KEY": KEY, "SECRET": SECRET_KEY, "DSN": sentry.dsn}
+    env = {
+        "EMAIL": SHOPPER,
+        "AGENT": AGENT,
+        "KEY": KEY,
+        "SECRET": SECRET_KEY,
+        "DSN": f"http://public@{sentry.address}/7",
+    }
     done = subprocess.run(
         [sys.executable, "-c", PROCESS],
         cwd=ROOT,
@@ -121,11 +99,11 @@ def test_a_crash_is_reported_without_anything_about_anybody(sentry: Sentry) -> N
         ("process", "crashed"),
         ("process", "crashed"),
     ]
-    events = sentry.events()
-    assert len(events) == 3, "what is expected, and lines without an error, are not reported"
-    kinds = {tuple(one["type"] for one in event["exception"]["values"]) for event in events}
+    reports = events(sentry)
+    assert len(reports) == 3, "what is expected, and lines without an error, are not reported"
+    kinds = {tuple(one["type"] for one in event["exception"]["values"]) for event in reports}
     assert kinds == {("RuntimeError", "ValueError"), ("RuntimeError",)}
-    request = events[0]
+    request = reports[0]
     assert request["tags"] == {
         "outcome": "crashed",
         "request_id": "0123456789abcdef01234567",
@@ -134,7 +112,7 @@ def test_a_crash_is_reported_without_anything_about_anybody(sentry: Sentry) -> N
     frames = request["exception"]["values"][0]["stacktrace"]["frames"]
     assert frames[-1]["function"] == "ask"
     assert all("vars" not in frame for frame in frames)
-    for event in events:
+    for event in reports:
         assert not {"request", "user", "breadcrumbs", "extra", "modules"} & {name for name in event if event[name]}
         assert "sys.argv" not in str(event)
     assert leaks({"reports": b"\n".join(sentry.bodies), "log": done.stderr}, marks) == []
