@@ -209,13 +209,21 @@ def _add_operations(app: Flask, services: Services) -> None:
         """Whether this process answers; asks nothing. The header tells `flask doctor` whose process it is."""
         return Response("ok\n", mimetype="text/plain", headers=instance)
 
+    # What was wrong at the last look: told once when it comes, and once when it is over.
+    last_seen: dict[str, str] = {}
+
     @app.get("/readyz")
     def ready() -> Response:
         """Whether requests can be served: those of `flask doctor`'s checks that this process needs."""
-        wrong = [finding for finding in services.health.ready() if finding.severity is Severity.ERROR]
+        wrong = {f.id: f"{f.sentence} {f.remedy}" for f in services.health.ready() if f.severity is Severity.ERROR}
+        for finding in wrong.keys() - last_seen.keys():
+            log.error("health", outcome=Severity.ERROR.value, finding=finding, trouble=wrong[finding])
+        for finding in last_seen.keys() - wrong.keys():
+            log.info("health", outcome="well_again", finding=finding)
+        last_seen.clear()
+        last_seen.update(wrong)
         if wrong:
-            told = "".join(f"{finding.sentence} {finding.remedy}\n" for finding in wrong)
-            return Response(told, status=503, mimetype="text/plain")
+            return Response("".join(f"{told}\n" for told in wrong.values()), status=503, mimetype="text/plain")
         return Response("ready\n", mimetype="text/plain")
 
     @app.get("/metrics")

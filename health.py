@@ -239,16 +239,19 @@ class Health:
                 )
         return _ok("clock", "The clock agrees with " + (apart[0][0] if apart else "every time that is stored") + ".")
 
-    def _of_work(self, tx: Connection) -> Iterator[Finding]:
-        now = self.now()
+    def _worker(self, tx: Connection) -> Finding:
         seen = queue.last_seen(tx)
         if seen is None:
-            yield _error("worker.heartbeat", "No worker runs: awards in doubt and notes wait.", _WORKER)
-        elif now - seen > WORKER_SEEN:
-            ago = _roughly(now - seen)
-            yield _error("worker.heartbeat", f"No worker has shown itself for {ago}: awards in doubt wait.", _WORKER)
-        else:
-            yield _ok("worker.heartbeat", "A worker runs.")
+            return _error("worker.heartbeat", "No worker runs: awards in doubt and notes wait.", _WORKER)
+        silent = self.now() - seen
+        if silent > WORKER_SEEN:
+            sentence = f"No worker has shown itself for {_roughly(silent)}: awards in doubt and notes wait."
+            return _error("worker.heartbeat", sentence, _WORKER)
+        return _ok("worker.heartbeat", "A worker runs.")
+
+    def _of_work(self, tx: Connection) -> Iterator[Finding]:
+        now = self.now()
+        yield self._worker(tx)
 
         late = _count(tx, awards.c.state.in_(UNSETTLED), awards.c.created_at < now - AWARD_LATE)
         review = _count(tx, awards.c.state == AwardState.NEEDS_REVIEW)

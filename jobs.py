@@ -16,7 +16,7 @@ from loyalty.delivery import Delivery
 from loyalty.journal import AWARD_SETTLED, CONFIRM_AWARD, Journal
 from loyalty.members import Members
 from notices import Notices
-from oauth.accounts import REFRESH_TOKEN, Accounts, Refreshed
+from oauth.accounts import GIVE_UP_ACCOUNT, REFRESH_TOKEN, Accounts, Refreshed
 from privacy.retention import Retention
 from storage.database import Database
 from storage.deliveries import DELIVERIES_KEPT, forget_deliveries
@@ -65,6 +65,7 @@ class Jobs:
         probe: Probe,
         troubles: Troubles,
         notices: Notices,
+        give_up_after: timedelta,
         now: Callable[[], datetime],
     ) -> None:
         self._database = database
@@ -78,11 +79,13 @@ class Jobs:
         self._probe = probe
         self._troubles = troubles
         self._notices = notices
+        self._give_up_after = give_up_after
         self._now = now
         self._functions: dict[str, Callable[[str], JobResult]] = {
             AWARD_SETTLED: self._post_note,
             CONFIRM_AWARD: self._confirm_award,
             REFRESH_TOKEN: self._refresh_token,
+            GIVE_UP_ACCOUNT: self._give_up_account,
             PROBE_ACCOUNT: self._probe_account,
             TELL_TROUBLE: self._tell_trouble,
         }
@@ -128,6 +131,7 @@ class Jobs:
             *((AWARD_SETTLED, ref) for ref in self._notes.forgotten(older_than=now - FORGOTTEN_AFTER)),
             *((CONFIRM_AWARD, ref) for ref in self._journal.forgotten()),
             *((REFRESH_TOKEN, ref) for ref in self._accounts.due()),
+            *((GIVE_UP_ACCOUNT, ref) for ref in self._accounts.abandoned(since=now - self._give_up_after)),
             *((PROBE_ACCOUNT, ref) for ref in self._probe.due()),
             *((TELL_TROUBLE, ref) for ref in self._troubles.forgotten(older_than=now - FORGOTTEN_AFTER)),
         ]
@@ -158,6 +162,13 @@ class Jobs:
         except PlacementFailed as error:
             return JobResult(outcome=error.problem.value, again_at=renewal.again_at)
         return JobResult(outcome=Refreshed.UNINSTALLED.value)
+
+    def _give_up_account(self, account_id: str) -> JobResult:
+        try:
+            given_up = self._leaving.give_up(int(account_id), since=self._now() - self._give_up_after)
+        except PlacementFailed as error:
+            return JobResult(outcome=error.problem.value, again_at=self._now() + FORGOTTEN_AFTER)
+        return JobResult(outcome="given_up" if given_up else "not_due")
 
     def _post_note(self, operation_id: str) -> JobResult:
         result = self._notes.post(operation_id)

@@ -289,10 +289,18 @@ def is_public(address: str) -> bool:
             return is_public(str(inner))
         if ip.is_site_local:
             return False
+    if any(ip in network for network in _NOT_PUBLIC_EITHER):
+        return False
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
 
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# What Python 3.11 takes for public: protocol assignments, where a cloud had its metadata, former relays, documentation
+# (https://www.iana.org/assignments/iana-ipv4-special-registry), and the address at which Azure serves its machines:
+# https://learn.microsoft.com/azure/virtual-network/what-is-ip-address-168-63-129-16
+_NOT_PUBLIC_EITHER = tuple(
+    map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32", "3fff::/20"))
+)
 
 
 def _connect_one_of(addresses: list[tuple[Any, ...]], *, give_up_at: float) -> socket.socket:

@@ -214,6 +214,7 @@ def build_services(
         probe=probe,
         troubles=troubles,
         notices=notices,
+        give_up_after=timedelta(days=settings.forget_after_disconnect_days),
         now=now,
     )
     worker: Worker

@@ -177,6 +177,9 @@ def email_of_member(database: Database, *, sealer: Sealer, connection_id: int, m
 
 def email_of_agent(database: Database, *, sealer: Sealer, connection_id: int, agent_hmac: str) -> str | None:
     """The e-mail of an agent who gave something here; None when nobody of that HMAC did."""
+    if not agent_hmac:
+        # Who was not named has none: looking for it would read every award of theirs.
+        return None
     return _email(database, sealer, connection_id, AwardFilter(agent_hmac=agent_hmac), awards.c.agent_email_sealed)
 
 

@@ -30,7 +30,9 @@ from storage.sealing import RandomBytes, Sealer, hash_of
 from storage.tables import UtcTime, accounts, jobs, oauth_states
 from telemetry import TOKEN_REFRESHES
 
-REFRESH_TOKEN = "refresh_token"  # the job; its reference is the account's id
+# Jobs; their reference is the account's id.
+REFRESH_TOKEN = "refresh_token"
+GIVE_UP_ACCOUNT = "give_up_account"
 
 STATE_LIFE = timedelta(minutes=10)
 REFRESH_BEFORE_END = timedelta(minutes=5)
@@ -272,6 +274,32 @@ class Accounts:
             )
         if ended.rowcount == 1:
             log.warning("account", outcome=Refreshed.UNINSTALLED.value, account=account_id)
+        return ended.rowcount == 1
+
+    def abandoned(self, *, since: datetime, limit: int = 100) -> list[str]:
+        """Accounts that wait since before `since` for somebody to connect them again, and for which no job waits."""
+        ref = cast(accounts.c.id, String)
+        has_job = exists().where(jobs.c.name == GIVE_UP_ACCOUNT, jobs.c.ref == ref)
+        statement = select(ref).where(*_is_abandoned(since), ~has_job).order_by(accounts.c.updated_at).limit(limit)
+        with self._database.read(unhurried=True) as tx:
+            return list(tx.scalars(statement))
+
+    def is_abandoned(self, account_id: int, *, since: datetime) -> bool:
+        """Whether nobody has connected the account again."""
+        with self._database.read() as tx:
+            mine = accounts.c.id == account_id
+            return tx.scalar(select(accounts.c.id).where(mine, *_is_abandoned(since))) is not None
+
+    def give_up(self, account_id: int, *, since: datetime) -> bool:
+        """Wipe the dead tokens of an account that nobody has connected again; False when somebody has."""
+        with self._database.write() as tx:
+            ended = tx.execute(
+                update(accounts)
+                .where(accounts.c.id == account_id, *_is_abandoned(since))
+                .values(self._wiped(reason=None))
+            )
+        if ended.rowcount == 1:
+            log.warning("account", outcome="given_up", account=account_id)
         return ended.rowcount == 1
 
     def still_uninstalled(self, account_id: int, *, living: AccessToken) -> bool:
@@ -541,6 +569,10 @@ def _is_due(row: Any, now: datetime) -> bool:
 
 def _withdrawn(reason: str) -> dict[str, Any]:
     return {"state": AccountState.NEEDS_REAUTH, "state_reason": reason, "refresh_at": None}
+
+
+def _is_abandoned(since: datetime) -> tuple[Any, ...]:
+    return (accounts.c.state == AccountState.NEEDS_REAUTH, accounts.c.updated_at < since)
 
 
 def _is_uninstalled(account_id: int, living: AccessToken) -> tuple[Any, ...]:

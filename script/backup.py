@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from script.bootstrap import VAR, Trouble, say
+from script.bootstrap import ROOT, VAR, Trouble, say
 
 KEYS = "A copy is of no use without ENCRYPTION_KEYS: keep them too, in another place."
 
@@ -22,8 +23,9 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="script/backup", description="Copy the SQLite database; Tallydesk may run.")
     parser.add_argument("copy", type=Path, help="the file to make")
     given = with_database(parser).parse_args(arguments)
-    back_up(given.database, given.copy)
-    say(f"{given.copy} is a whole and sound copy of {given.database}. {KEYS}")
+    database = given.database or database_file(os.environ, ROOT / ".env")
+    back_up(database, given.copy)
+    say(f"{given.copy} is a whole and sound copy of {database}. {KEYS}")
     return 0
 
 
@@ -39,10 +41,26 @@ def back_up(database: Path, copy: Path) -> None:
 
 def with_database(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """The parser, which takes --database too."""
-    parser.add_argument(
-        "--database", type=Path, default=VAR / "tallydesk.db", help="the database's file, else var/tallydesk.db"
-    )
+    parser.add_argument("--database", type=Path, help="the database's file, else that of DATABASE_URL")
     return parser
+
+
+def database_file(environment: Mapping[str, str], dotenv: Path) -> Path:
+    """The SQLite file of DATABASE_URL, read as `settings.py` reads it: the environment first, then the file `dotenv`.
+
+    Raises Trouble when it is a PostgreSQL.
+    """
+    url = environment.get("DATABASE_URL", "")
+    if "DATABASE_URL" not in environment and dotenv.is_file():
+        given = re.findall(r"^\s*(?:export\s+)?DATABASE_URL\s*=[ \t]*(\S*)", dotenv.read_text(), re.MULTILINE)
+        url = given[-1].strip("'\"") if given else ""
+    if not url:
+        return VAR / "tallydesk.db"
+    if not url.startswith("sqlite:///"):
+        raise Trouble(
+            "DATABASE_URL is a PostgreSQL: docs/backup.md has its commands. For a SQLite file give --database."
+        )
+    return Path(url.removeprefix("sqlite:///").partition("?")[0])
 
 
 @contextmanager

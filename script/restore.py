@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from script.backup import check, draft_of, opened, with_database
-from script.bootstrap import Trouble, say
+from script.backup import check, database_file, draft_of, opened, with_database
+from script.bootstrap import ROOT, Trouble, say
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -20,10 +21,11 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("copy", type=Path, help="a file that script/backup made")
     given = with_database(parser).parse_args(arguments)
-    aside = restore(given.copy, given.database)
+    database = given.database or database_file(os.environ, ROOT / ".env")
+    aside = restore(given.copy, database)
     if aside is not None:
         say(f"What was there before is kept as {aside}.")
-    say(f"{given.database} is as it was in {given.copy}. Now run flask db-upgrade and flask ledger verify, then start.")
+    say(f"{database} is as it was in {given.copy}. Now run flask db-upgrade and flask ledger verify, then start.")
     return 0
 
 

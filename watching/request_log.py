@@ -95,6 +95,9 @@ def _tell(outcome: str, status: int) -> None:
         told["trouble"] = trouble
     if crash is not None:
         log.error("request", **told, exc_info=crash)
+    elif request.endpoint in _QUIET:
+        # Asked every few seconds: what is wrong there is told when it changes, by whoever answers.
+        return
     elif trouble is not None or status >= 500:
         log.error("request", **told)
     else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 
 from loyalty.program import ProgramKind
 from loyalty.snapshots import Snapshots
@@ -33,7 +34,7 @@ class Farewell:
 
 
 class Leaving:
-    """Both ways out."""
+    """Every way out."""
 
     def __init__(
         self,
@@ -80,6 +81,18 @@ class Leaving:
         if self._accounts.still_uninstalled(account_id, living=living):
             self._forget_stores(account_id)
             self._accounts.end(account_id, living=living)
+
+    def give_up(self, account_id: int, *, since: datetime) -> bool:
+        """End an account whose access was lost before `since` and that nobody has connected again; False when somebody
+        has. What stays in Gorgias is kept with the account, for whoever connects it one day."""
+        for found in self._connections.of_account(account_id):
+            if not self._accounts.is_abandoned(account_id, since=since):
+                return False
+            self._placement.remove(found.id)
+        if not self._accounts.is_abandoned(account_id, since=since):
+            return False
+        self._forget_stores(account_id)
+        return self._accounts.give_up(account_id, since=since)
 
     def _forget_stores(self, account_id: int) -> int:
         """Wipe secrets and snapshots of the stores that the account no longer shows; how many live elsewhere.

@@ -288,7 +288,7 @@ def test_a_large_log_is_exported_in_batches_and_one_that_breaks_off_says_so(smal
         ("＝1", "'＝1"),
         ("late;=1+1", "late;'=1+1"),
         ('late;"=1+1;x', "late;'\"=1+1;x"),
-        ('late\t ""=1+1', "late\t' \"\"=1+1"),
+        ('late\t ""=1+1', 'late\t\' ""=1+1'),
         ("late, -5", "late, -5"),
         ("a-b = c", "a-b = c"),
         ("", ""),

@@ -106,6 +106,10 @@ def test_replacing_by_the_same_key_after_the_plan_was_renewed_puts_it_right(smal
     store.lapse()
     assert small_house.lookup(connection, ANA).json()["loyalty_status"] == "Temporarily unavailable"
     assert "Key refused since" in page_of(browser, connection)
+    on = f"/connections/{connection.id}"
+    looked = text_of(browser.submit(f"{on}/lookup", {"email": "nobody@example.com"}, on=on).text)
+    assert "Rivo is not asked without a key that it takes" in looked
+    assert "Try again in a moment" not in looked
     store.lapse(False)
     assert "The new key is in place." in replace(browser, connection, store.key)
     assert small_house.balance(connection, ANA) == 1

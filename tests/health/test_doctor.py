@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 import requests
 from sqlalchemy import insert, make_url, select, text, update
+from structlog.testing import capture_logs
 
 from findings import Finding, Severity
 from health import MOST_ASKED_LIVE, Health, instance_of, lasting
@@ -147,6 +148,18 @@ def test_ready_tells_what_keeps_it_from_serving(house: House, request: pytest.Fi
     assert found["database.migrated"].remedy == "Run: flask db-upgrade"
     # What needs the tables is left out.
     assert "clock" not in found
+
+
+def test_what_keeps_it_from_serving_is_logged_once_and_once_when_it_is_over(house: House) -> None:
+    """Though it is asked every few seconds."""
+    with capture_logs() as lines:
+        for version in ("0001", "0001", "0004"):
+            with house.services.database.write() as tx:
+                tx.execute(text("UPDATE alembic_version SET version_num = :v"), {"v": version})
+            for _ in range(2):
+                requests.get(f"{house.url}/readyz", timeout=20)
+    told = [(line["event"], line["outcome"], line["finding"]) for line in lines]
+    assert told == [("health", "error", "database.migrated"), ("health", "well_again", "database.migrated")]
 
 
 def test_a_database_that_may_only_be_read_and_one_that_is_gone_are_not_ready(

@@ -228,7 +228,8 @@ def test_a_press_that_may_come_once_more_keeps_the_award_for_a_minute(small_hous
 
 def test_an_award_that_comes_while_a_person_is_erased_is_told_and_erased_the_next_time(small_house: House) -> None:
     house, scene = small_house, scene_in(small_house)
-    services, came = house.services, []
+    services = house.services
+    came: list[str] = []
 
     class Interrupted(Eraser):
         """Somebody awards between the looking and the erasing."""

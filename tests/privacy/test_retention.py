@@ -10,7 +10,7 @@ from sqlalchemy import insert, select, update
 from loyalty.ledger_import import import_members
 from oauth.accounts import Purpose
 from privacy import retention
-from storage.tables import accounts, awards, changes, inspected_requests, ledger_transactions, oauth_states
+from storage.tables import accounts, awards, changes, inspected_requests, ledger_transactions, oauth_states, stores
 from tests.console.steps import text_of
 from tests.house import Browser, House
 from tests.privacy.people import places_of
@@ -234,3 +234,43 @@ def test_sign_ins_that_nobody_finished_are_gone_after_ten_minutes(small_house: H
     sweep(house)
     with house.services.database.read() as tx:
         assert tx.scalars(select(oauth_states.c.account)).all() == []
+
+
+def test_a_helpdesk_that_nobody_connects_again_is_given_up_and_then_forgotten(house: House) -> None:
+    """Removed in Gorgias while no worker ran: nobody ever pressed Disconnect."""
+    _, connection = house.connect()
+    _, rivo = house.connect_rivo()
+    house.add_member(connection.store, MIA, points=100)
+    house.services.accounts.withdraw(connection.account_id, reason="invalid_grant")
+    house.clock.advance(29 * DAY_S)
+    sweep(house)
+    house.work()
+    assert house.lookup(connection, MIA).json()["loyalty_status"] == "Member", "an admin may still connect it again"
+
+    house.clock.advance(2 * DAY_S)
+    sweep(house)
+    house.work()
+
+    with house.services.database.read() as tx:
+        row = tx.execute(select(accounts).where(accounts.c.id == connection.account_id)).one()
+    assert (row.state, row.disconnected_at) == ("disconnected", house.clock())
+    assert (row.access_token_sealed, row.refresh_token_sealed, row.user_email_sealed) == (None, None, None)
+    assert row.left_over, "whoever connects it one day is told what stayed in Gorgias"
+    with house.services.database.read() as tx:
+        assert tx.scalar(select(stores.c.key_sealed).where(stores.c.id == rivo.store.id)) is None
+    house.clock.advance(31 * DAY_S)
+    sweep(house)
+    assert forgotten_at(house, connection) == house.clock()
+
+
+def test_whoever_connects_again_before_that_stays_connected(house: House) -> None:
+    _, connection = house.connect()
+    house.services.accounts.withdraw(connection.account_id, reason="invalid_grant")
+    house.clock.advance(31 * DAY_S)
+    sweep(house)
+    house.connect()
+    house.work()
+    known = house.services.accounts.by_id(connection.account_id)
+    assert known is not None
+    assert known.state == "connected"
+    assert house.services.connections.by_id(connection.id) is not None

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
+from script.backup import database_file
 from script.bootstrap import ROOT
 from storage.database import Database
 from tests.databases import Clock
@@ -28,12 +29,11 @@ def house(sqlite_database: Database, clock: Clock) -> Iterator[House]:
         yield house
 
 
-def run(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def run(script: str, *arguments: str | Path, **settings: str) -> subprocess.CompletedProcess[str]:
     """The script as an operator runs it, with nothing but Python."""
     command = [ROOT / "script" / script, *arguments]
-    done = subprocess.run(
-        [str(part) for part in command], env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, timeout=60
-    )
+    environment = {"PATH": os.environ["PATH"], **settings}
+    done = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True, timeout=60)
     assert "Traceback" not in done.stderr
     return done
 
@@ -155,3 +155,25 @@ def test_no_good_copy_is_written_over(migrated_file: Path, tmp_path: Path) -> No
         f"{copy} is there already: give a new name, so that no good copy is lost.\n",
     )
     assert copy.read_text() == "the only one"
+
+
+def test_the_database_is_the_one_of_the_setting(migrated_file: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.db"
+    done = run("backup", copy, DATABASE_URL=f"sqlite:///{migrated_file}")
+    assert done.stdout.startswith(f"{copy} is a whole and sound copy of {migrated_file}. ")
+
+    refused = run("restore", copy, DATABASE_URL="postgresql://tallydesk:hidden@db.example.com/tallydesk")
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        "DATABASE_URL is a PostgreSQL: docs/backup.md has its commands. For a SQLite file give --database.\n",
+    )
+
+
+def test_the_environment_wins_over_the_file_of_settings(tmp_path: Path) -> None:
+    settings = tmp_path / ".env"
+    assert database_file({}, settings) == ROOT / "var" / "tallydesk.db"
+    settings.write_text("# DATABASE_URL=sqlite:////no.db\nDATABASE_URL=\nPORT=8000\n")
+    assert database_file({}, settings) == ROOT / "var" / "tallydesk.db"
+    settings.write_text("PORT=8000\nDATABASE_URL='sqlite:////data/of-the-file.db'\n")
+    assert database_file({}, settings) == Path("/data/of-the-file.db")
+    assert database_file({"DATABASE_URL": "sqlite:////data/a.db"}, settings) == Path("/data/a.db")
