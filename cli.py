@@ -8,7 +8,7 @@ import sys
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
@@ -360,8 +360,11 @@ def rotate_connection(connection_id: int | None) -> None:
     failed = 0
     for connection in chosen:
         try:
-            services.placement.rotate_keys(connection.id)
+            placed = services.placement.rotate_keys(connection.id)
             click.echo(f"Connection {connection.id} ({connection.account_name}): new keys are in place.")
+            with suppress(PlacementFailed):
+                # It may have put right what is listed as wrong.
+                services.probe.see(placed)
         except PlacementFailed as error:
             failed += 1
             click.echo(f"Connection {connection.id} ({connection.account_name}): {error}", err=True)

@@ -24,14 +24,15 @@ _IS_PRIVATE_NAME = re.compile(rf"{_SECRET_NAME}s?|(?:\w+_)?e-?mails?", re.IGNORE
 _CREDENTIALS = re.compile(r"(?<=://)[^\s/]*@")
 # E-mail addresses, however often their @ is encoded.
 _ADDRESS = re.compile(
-    r"[^\s'\"<>()=,;:&?]+(?:@|%(?:25)*40|\\u0040|&#64;)[^\s'\"<>()=,;:&]+",
+    # From the beginning of a word only: else a long one is tried from each of its letters.
+    r"(?<![^\s'\"<>()=,;:&?])[^\s'\"<>()=,;:&?]+(?:@|%(?:25)*40|\\u0040|&#64;)[^\s'\"<>()=,;:&]+",
     re.IGNORECASE,
 )
 # The keys that Gorgias sends.
 _CONNECTION_KEY = re.compile(r"td[la]_[0-9a-z]+", re.IGNORECASE)
 # `name: value`, `name=value` and the pair `'name', 'value'`, quoted or not.
 _NAMED_SECRET = re.compile(
-    rf"\b{_SECRET_NAME}\b['\"]?\s*[:=,]\s*(?:b(?=['\"]))?['\"]?(?:(?:bearer|basic)\s+)?[^\s'\",}}&]+",
+    rf"(?<![\w.-]){_SECRET_NAME}\b['\"]?\s*[:=,]\s*(?:b(?=['\"]))?['\"]?(?:(?:bearer|basic)\s+)?[^\s'\",}}&]+",
     re.IGNORECASE,
 )
 # Random text: tokens, keys, sealed values. Letters and digits in one run that is longer than any word of ours; our own

@@ -208,6 +208,7 @@ class Accounts:
             "access_token_sealed": self._sealer.seal(tokens.access_token),
             "refresh_token_sealed": None if tokens.refresh_token is None else self._sealer.seal(tokens.refresh_token),
             "access_expires_at": tokens.expires_at,
+            "client_hash": self._endpoint.client_hash,
             "refresh_at": _half_of_life(tokens, now=now),
             "refused_at": None,
             "failing_since": None,
@@ -444,6 +445,7 @@ class Accounts:
             owner=owner,
             access_token_sealed=self._sealer.seal(tokens.access_token),
             access_expires_at=tokens.expires_at,
+            client_hash=self._endpoint.client_hash,
             refresh_at=_half_of_life(tokens, now=now),
             refused_at=None,
             failing_since=None,
@@ -480,7 +482,12 @@ class Accounts:
     def _refused(self, row: Any, *, owner: str, usable: bool) -> _Asked:
         """`invalid_grant`: store what it means, unless newer tokens were stored meanwhile."""
         now = self._now()
-        outcome = _meaning_of_refusal(row, living=usable and row.access_expires_at > now, now=now)
+        outcome = _meaning_of_refusal(
+            row,
+            living=usable and row.access_expires_at > now,
+            same_app=row.client_hash == self._endpoint.client_hash,
+            now=now,
+        )
         values: dict[str, Any] = {}
         if outcome is Refreshed.NEEDS_REAUTH:
             values = _withdrawn(Refreshed.INVALID_GRANT.value)
@@ -545,8 +552,9 @@ def _asked(outcome: Refreshed | GorgiasReason, **came: Any) -> _Asked:
     return _Asked(outcome=outcome, **came)
 
 
-def _meaning_of_refusal(row: Any, *, living: bool, now: datetime) -> Refreshed:
-    """What `invalid_grant` says about the account. `living`: its access token still works, as far as we know.
+def _meaning_of_refusal(row: Any, *, living: bool, same_app: bool, now: datetime) -> Refreshed:
+    """What `invalid_grant` says about the account. `living`: its access token still works, as far as we know;
+    `same_app`: the tokens were given to the app in whose name we ask.
 
     Uninstalling revokes the refresh token and leaves the access token to its end, so that asking with it whether the
     app is still installed would prove nothing: https://github.com/gorgias/appstore-demo-app
@@ -554,13 +562,14 @@ def _meaning_of_refusal(row: Any, *, living: bool, now: datetime) -> Refreshed:
     UNKNOWN: whether Gorgias refuses a refresh for any other reason. A refusal that stays after CONFIRM_AFTER is taken
     for an uninstall, with one exception: refresh tokens do not rotate as far as is known, but if they do, one of which
     the answer was lost leaves us with the former, which is refused although the app is installed. After trouble, then,
-    the cards stay in Gorgias and go on answering, and the merchant is asked once the access token has ended.
+    the cards stay in Gorgias and go on answering, and the merchant is asked once the access token has ended. The same
+    where GORGIAS_CLIENT_ID is another app's: every token is refused then (RFC 6749, 5.2), and nobody has uninstalled.
     """
     if not living:
         return Refreshed.NEEDS_REAUTH
     if row.refused_at is None or now - row.refused_at < CONFIRM_AFTER:
         return Refreshed.INVALID_GRANT
-    return Refreshed.UNINSTALLED if row.failing_since is None else Refreshed.UNPROVEN
+    return Refreshed.UNINSTALLED if same_app and row.failing_since is None else Refreshed.UNPROVEN
 
 
 def _is_due(row: Any, now: datetime) -> bool:

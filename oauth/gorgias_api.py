@@ -28,6 +28,7 @@ from urllib3 import Retry
 from urllib3.exceptions import HTTPError as _PROTOCOL_ERROR
 
 from outbound import MAX_BODY, keep_to_itself, read_body
+from storage.sealing import hash_of
 from telemetry import GORGIAS_CALLS
 
 TIMEOUTS_S = (3.05, 10.0)  # connect, read
@@ -128,6 +129,7 @@ class TokenEndpoint:
 
     def __init__(self, *, base_of: Callable[[str], str], client_id: str, client_secret: str, redirect_uri: str) -> None:
         self._base_of = base_of
+        self.client_hash = hash_of(client_id)
         self._client_id = client_id
         self._client_secret = client_secret
         self._redirect_uri = redirect_uri

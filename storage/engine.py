@@ -17,7 +17,8 @@ from sqlalchemy import Connection, text
 QUEUE = "tallydesk"
 
 # Its lines would tell what each job is about, and its troubles with tracebacks; ours say the same in one line.
-logging.getLogger("procrastinate").setLevel(logging.CRITICAL)
+for _name in ("procrastinate", "psycopg.pool"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 # Never opened: a job is asked for on the connection of whoever asks.
 _app = App(connector=PsycopgConnector())

@@ -81,6 +81,8 @@ accounts = Table(
     Column("refused_at", UtcTime),
     # Since when refreshing fails without being refused: an answer that held new tokens may have been lost.
     Column("failing_since", UtcTime),
+    # Which app of ours the tokens were given to: Gorgias refuses those of another as if it were uninstalled.
+    Column("client_hash", String(64)),
     Column("token_version", Integer, nullable=False, server_default=text("0")),
     Column("lease_owner", String(40)),
     Column("lease_until", UtcTime),

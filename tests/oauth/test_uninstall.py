@@ -6,11 +6,12 @@ from datetime import timedelta
 
 import pytest
 import requests
+from sqlalchemy import update
 from structlog.testing import capture_logs
 
 from loyalty.stores import KeyState
 from sandbox import Sandbox
-from storage.tables import snapshots, stores
+from storage.tables import accounts, snapshots, stores
 from tests.house import Browser, House
 from tests.oauth.renewing import CONFIRM_S, HALF_S, account_row, refreshes, run_refresh
 from widget.connections import Connection, ConnectionState
@@ -95,6 +96,18 @@ def test_an_uninstall_is_found_out_and_nothing_of_ours_stays_behind_and_connecti
     assert (again.id, again.store) == (rivo.id, rivo.store)
     row = account_row(house)
     assert (row.state, row.disconnected_at, row.refused_at) == ("connected", None, None)
+
+
+def test_a_refusal_under_the_credentials_of_another_app_disconnects_nobody(house: House) -> None:
+    """A wrong GORGIAS_CLIENT_ID: every token of every merchant is refused, and none of them has left."""
+    _, connection = house.connect()
+    with house.services.database.write() as tx:
+        tx.execute(update(accounts).values(client_hash="another app's"))
+    refused_once(house, connection.account_id)
+    assert run_refresh(house, connection.account_id).outcome == "unproven"
+    assert state_of(house, connection) is ConnectionState.ACTIVE
+    assert account_row(house).refresh_token_sealed is not None
+    assert objects_in(house.sandbox) != NOTHING
 
 
 def test_what_gorgias_does_not_let_us_delete_is_told_once_to_the_admin_who_connects_again(house: House) -> None:

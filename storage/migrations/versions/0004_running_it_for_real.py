@@ -19,6 +19,7 @@ def upgrade() -> None:
     for name in ("refresh_at", "refused_at", "failing_since", "disconnected_at", "forgotten_at", "probed_at"):
         op.add_column("accounts", sa.Column(name, TIME))
     op.add_column("accounts", sa.Column("left_over", sa.JSON()))
+    op.add_column("accounts", sa.Column("client_hash", sa.String(64)))
     op.add_column("accounts", sa.Column("notice_url_sealed", sa.Text()))
     # Tokens from before are refreshed once soon, which sets the time for good.
     op.execute("UPDATE accounts SET refresh_at = updated_at WHERE state = 'connected'")
