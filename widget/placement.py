@@ -238,7 +238,7 @@ class Placement:
         else:
             findings = [_wrong(Part.INTEGRATION, "The HTTP integration was changed in Gorgias.")]
         if integration.disabled:
-            sentence = "Gorgias has switched the HTTP integration off."
+            sentence = "The HTTP integration is switched off in Gorgias."
             findings.append(_wrong(Part.INTEGRATION_ENABLED, sentence, remedy=SWITCH_ON))
         else:
             findings.append(_well(Part.INTEGRATION_ENABLED, "The HTTP integration is switched on."))

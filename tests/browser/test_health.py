@@ -20,7 +20,7 @@ def test_trouble_is_seen_told_and_mended_on_the_pages(house: House, visit: Visit
     switch_off(house, connection)
     page.goto(address)
     health = page.get_by_role("region", name="In Gorgias")
-    expect(health.locator(".finding.bad")).to_contain_text("Gorgias has switched the HTTP integration off.")
+    expect(health.locator(".finding.bad")).to_contain_text("The HTTP integration is switched off in Gorgias.")
     expect(health.locator(".finding.bad")).to_contain_text(
         re.compile(r"Since 14 Mar 2026, 09:\d\d UTC\. Press “Switch")
     )

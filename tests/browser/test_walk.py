@@ -190,7 +190,7 @@ def test_a_merchant_sets_up_repairs_replaces_keys_and_leaves_without_a_trace(hou
     health = page.get_by_role("region", name="In Gorgias")
     expect(health.locator(".finding.bad")).to_have_text(
         [
-            re.compile("Gorgias has switched the HTTP integration off. Since .* Press “Switch on again”."),
+            re.compile("The HTTP integration is switched off in Gorgias. Since .* Press “Switch on again”."),
             re.compile("The card for tickets is missing in Gorgias. Since .* Press Repair."),
         ]
     )

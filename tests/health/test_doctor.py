@@ -86,7 +86,7 @@ def test_a_person_and_a_program_read_the_same_findings(sqlite_database: Database
         lines = done.stdout.splitlines()
         at = next(n for n, line in enumerate(lines) if "integration.enabled" in line)
         assert lines[at].startswith("error    integration.enabled  ")
-        about = f"acme, connection {connection.id}: Gorgias has switched the HTTP integration off."
+        about = f"acme, connection {connection.id}: The HTTP integration is switched off in Gorgias."
         assert lines[at].endswith(about)
         remedy = lines[at + 1]
         assert remedy.lstrip().startswith("→ Press “Switch on again” on the connection's page.")
@@ -267,7 +267,9 @@ def test_many_helpdesks_are_told_of_as_the_probe_last_saw_them(small_house: Hous
     assert found["probe"].sentence == f"{MOST_ASKED_LIVE + 1} helpdesks are looked at once a day."
     seen = found["integration.enabled"]
     assert seen.severity is ERROR
-    assert seen.sentence.startswith(f"acme, connection {connection.id}: Gorgias has switched the HTTP integration off.")
+    assert seen.sentence.startswith(
+        f"acme, connection {connection.id}: The HTTP integration is switched off in Gorgias."
+    )
     assert "Since 15 Mar 2026" in seen.sentence
     house.clock.advance(3 * 24 * 3600)
     assert by_id(house.services.health.everything())["probe"].severity is WARNING

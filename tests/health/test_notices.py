@@ -30,7 +30,7 @@ def test_a_merchant_is_told_once_when_it_goes_wrong_and_once_when_it_is_well_aga
     probed(house)
     (told,) = chat.take()
     about, where = told.splitlines()
-    assert about.startswith(f"acme, connection {connection.id}: Gorgias has switched the HTTP integration off. Press")
+    assert about.startswith(f"acme, connection {connection.id}: The HTTP integration is switched off in Gorgias. Press")
     assert where == f"{house.url}/connections/"
     house.services.placement.ensure(connection.id)
     probed(house)

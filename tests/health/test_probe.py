@@ -29,12 +29,12 @@ def test_an_integration_that_gorgias_switched_off_is_noticed_once_and_well_again
     page = text_of(browser.get("/connections/").text)
     assert "Not in order" in page
     assert (
-        "Gorgias has switched the HTTP integration off. Since 16 Mar 2026, 09:32 UTC. Press “Switch on again”" in page
+        "The HTTP integration is switched off in Gorgias. Since 16 Mar 2026, 09:32 UTC. Press “Switch on again”" in page
     )
     agent = house.browser()
     agent.sign_in(user_id=house.sandbox.helpdesk("acme").users()[1]["id"])
     seen = text_of(agent.get("/connections/").text)
-    assert "Gorgias has switched the HTTP integration off." in seen
+    assert "The HTTP integration is switched off in Gorgias." in seen
     assert "Press “Switch on again”" not in seen
 
     # The page that follows the button sees it first, and the probe has nothing to add.

@@ -68,7 +68,7 @@ def test_an_integration_that_gorgias_switched_off_is_noticed_and_switched_on_wit
     for _ in range(100):
         helpdesk.count_failure(number)
     assert helpdesk.integration(number)["deactivated_datetime"] is not None
-    assert "Gorgias has switched the HTTP integration off." in browser.get(f"/connections/{connection.id}").text
+    assert "The HTTP integration is switched off in Gorgias." in browser.get(f"/connections/{connection.id}").text
     house.sandbox.requests.clear()
     _switch_on(browser, connection)
     integration = helpdesk.integration(number)
