@@ -32,7 +32,7 @@ def test_trouble_is_seen_told_and_mended_on_the_pages(house: House, visit: Visit
         page.keyboard.press("Enter")
         expect(page.get_by_role("status")).to_have_text("Saved. A first notice has arrived at 127.0.0.1.")
         expect(page.get_by_label("Another address")).to_have_value("")
-        assert "the HTTP integration off." in chat.take()[0]
+        assert "The HTTP integration is switched off in Gorgias." in chat.take()[0]
     page.get_by_text("Stop the notices…").click()
     assert_usable(page)
     page.goto(address)
