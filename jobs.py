@@ -10,21 +10,22 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from structlog.contextvars import bound_contextvars
 
-from console.changes import CHANGES_KEPT, forget_changes
-from loyalty.attempts import ATTEMPTS_KEPT, forget_attempts
+from console.changes import CHANGES_KEPT
+from loyalty.attempts import ATTEMPTS_KEPT
 from loyalty.delivery import Delivery
 from loyalty.journal import AWARD_SETTLED, CONFIRM_AWARD, Journal
 from loyalty.members import Members
 from notices import Notices
 from oauth.accounts import GIVE_UP_ACCOUNT, REFRESH_TOKEN, Accounts, Refreshed
 from privacy.retention import Retention
-from storage.database import Database
-from storage.deliveries import DELIVERIES_KEPT, forget_deliveries
+from storage.database import Database, erase_older
+from storage.deliveries import DELIVERIES_KEPT
 from storage.queue import Job, defer
 from storage.sealing import CannotOpen
+from storage.tables import award_attempts, changes, inspected_requests, webhook_deliveries
 from telemetry import JOBS
 from troubles import TELL_TROUBLE, Troubles
-from widget.inspector import INSPECTED_KEPT, forget_inspected
+from widget.inspector import INSPECTED_KEPT
 from widget.leaving import Leaving
 from widget.notes import Notes
 from widget.placement import PlacementFailed
@@ -36,6 +37,14 @@ MOST_AFTER_CRASH = timedelta(hours=1)
 # Each erases at most a thousand of a kind, in a transaction of its own.
 MOST_ROUNDS = 20
 FORGOTTEN_AFTER = timedelta(minutes=2)
+
+# By the column that tells how old a row is.
+KEPT = (
+    (webhook_deliveries.c.received_at, DELIVERIES_KEPT),
+    (changes.c.at, CHANGES_KEPT),
+    (award_attempts.c.at, ATTEMPTS_KEPT),
+    (inspected_requests.c.at, INSPECTED_KEPT),
+)
 
 log = structlog.get_logger()
 
@@ -140,10 +149,8 @@ class Jobs:
                 defer(tx, name, ref, run_at=now)
         erased = self._retention.sweep()
         for _ in range(MOST_ROUNDS):
-            round_ = self._members.sweep() + forget_deliveries(self._database, older_than=now - DELIVERIES_KEPT)
-            round_ += forget_changes(self._database, older_than=now - CHANGES_KEPT)
-            round_ += forget_attempts(self._database, older_than=now - ATTEMPTS_KEPT)
-            round_ += forget_inspected(self._database, older_than=now - INSPECTED_KEPT)
+            round_ = self._members.sweep()
+            round_ += sum(erase_older(self._database, time, than=now - kept) for time, kept in KEPT)
             erased += round_
             if not round_:
                 break

@@ -15,13 +15,12 @@ from typing import Any
 from flask import Blueprint, render_template, request
 from flask.typing import ResponseReturnValue
 from sqlalchemy import Connection as Transaction
-from sqlalchemy import delete, insert, select
+from sqlalchemy import insert, select
 
 from console import who
 from console.room import ConsoleRoom
 from oauth.sign_in import Visitor
 from schemas.widget import without_addresses
-from storage.database import Database
 from storage.sealing import CannotOpen
 from storage.tables import changes
 from widget.connections import MAX_ID
@@ -118,13 +117,6 @@ def recorded_changes(room: ConsoleRoom, account_id: int, *, before: int | None, 
         )
         for row in rows
     ]
-
-
-def forget_changes(database: Database, *, older_than: datetime, limit: int = 1_000) -> int:
-    """Erase changes from before `older_than`, at most `limit` of them; returns how many."""
-    old = select(changes.c.id).where(changes.c.at < older_than).limit(limit)
-    with database.write() as tx:
-        return tx.execute(delete(changes).where(changes.c.id.in_(old))).rowcount
 
 
 def add_changes(console: Blueprint, room: ConsoleRoom) -> None:

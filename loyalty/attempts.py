@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from schemas.widget import one_line, without_addresses
 from storage.database import Database
@@ -110,10 +110,3 @@ def attempts_of(database: Database, operation_id: str) -> list[Attempt]:
             )
             for row in tx.execute(statement)
         ]
-
-
-def forget_attempts(database: Database, *, older_than: datetime, limit: int = 1_000) -> int:
-    """Erase attempts begun before `older_than`, at most `limit` of them; returns how many."""
-    old = select(award_attempts.c.id).where(award_attempts.c.at < older_than).limit(limit)
-    with database.write() as tx:
-        return tx.execute(delete(award_attempts).where(award_attempts.c.id.in_(old))).rowcount

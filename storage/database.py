@@ -12,6 +12,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +20,7 @@ from typing import Any, cast
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url, text
+from sqlalchemy import Column, Connection, Engine, Table, create_engine, delete, event, make_url, select, text
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -164,6 +165,17 @@ def insert_into(tx: Connection, table: Table) -> Insert:
     if tx.dialect.name == "sqlite":
         return cast(Insert, sqlite_insert(table))
     return insert(table)
+
+
+def erase_older(database: Database, time: Column[Any], *, than: datetime, limit: int = 1_000) -> int:
+    """Erase rows whose `time` lies before `than`, at most `limit` of them, in a transaction of its own; how many.
+
+    `time` is a column of a table whose key is `id`.
+    """
+    table = time.table
+    old = select(table.c.id).where(time < than).limit(limit)
+    with database.write() as tx:
+        return tx.execute(delete(table).where(table.c.id.in_(old))).rowcount
 
 
 def unavailable_sentence(error: DBAPIError) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete, select
+from sqlalchemy import select
 
 from storage.database import Database, insert_into
 from storage.tables import webhook_deliveries
@@ -35,10 +35,3 @@ def mark_handled(database: Database, store_id: int, delivery_hash: str, *, now: 
             .returning(webhook_deliveries.c.id)
         ).one_or_none()
     return marked is not None
-
-
-def forget_deliveries(database: Database, *, older_than: datetime, limit: int = 1_000) -> int:
-    """Erase what was handled before `older_than`; how many, at most `limit`."""
-    old = select(webhook_deliveries.c.id).where(webhook_deliveries.c.received_at < older_than).limit(limit)
-    with database.write() as tx:
-        return tx.execute(delete(webhook_deliveries).where(webhook_deliveries.c.id.in_(old))).rowcount

@@ -182,13 +182,6 @@ def inspected(database: Database, connection_id: int) -> list[Inspected]:
     ]
 
 
-def forget_inspected(database: Database, *, older_than: datetime, limit: int = 1_000) -> int:
-    """Erase what was recorded before `older_than`, at most `limit` requests; returns how many."""
-    old = select(inspected_requests.c.id).where(inspected_requests.c.at < older_than).limit(limit)
-    with database.write() as tx:
-        return tx.execute(delete(inspected_requests).where(inspected_requests.c.id.in_(old))).rowcount
-
-
 def _field(kept: Mapping[str, Any]) -> Field:
     return Field(name=kept["name"], kind=Kind(kept["kind"]), shown=kept["shown"], length=kept["length"])
 

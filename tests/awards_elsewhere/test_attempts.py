@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from sqlalchemy import event, select, update
 
-from loyalty.attempts import ATTEMPTS_KEPT, Attempt, AttemptKind, attempts_of, forget_attempts, write_attempt
+from loyalty.attempts import ATTEMPTS_KEPT, Attempt, AttemptKind, attempts_of, write_attempt
 from loyalty.awards import Awards
-from storage.tables import awards
+from storage.database import erase_older
+from storage.tables import award_attempts, awards
 from tests.awards_elsewhere.door import Door
 from tests.awards_elsewhere.shop import ANA, Shop, ledger_connection
 from tests.awards_elsewhere.test_outcomes import in_review
@@ -169,6 +170,6 @@ def test_answers_are_one_short_line_and_attempts_are_forgotten_after_ninety_days
     services.jobs.sweep()
     assert len(course(shop, done)) == 2
     shop.clock.advance(61)
-    assert forget_attempts(services.database, older_than=shop.clock() - ATTEMPTS_KEPT, limit=1) == 1
+    assert erase_older(services.database, award_attempts.c.at, than=shop.clock() - ATTEMPTS_KEPT, limit=1) == 1
     services.jobs.sweep()
     assert course(shop, done) == []

@@ -21,9 +21,10 @@ from structlog.testing import capture_logs
 
 from loyalty.rivo_webhook import TOLERANCE
 from sandbox import RivoStore
-from storage.deliveries import DELIVERIES_KEPT, forget_deliveries
+from storage.database import erase_older
+from storage.deliveries import DELIVERIES_KEPT
 from storage.sealing import Sealer
-from storage.tables import stores
+from storage.tables import stores, webhook_deliveries
 from tests.databases import SECOND_KEY, Clock
 from tests.house import House
 from tests.webhooks.rivo_sends import ANA, SECRET, Rivo, Send, legacy_base64, legacy_hex, profile, standard
@@ -172,10 +173,10 @@ def test_marks_are_erased_in_time_and_in_portions(rivo: Rivo, house: House, cloc
         rivo.status(profile())
     clock.advance(DELIVERIES_KEPT.total_seconds())
     rivo.status(profile())
-    assert forget_deliveries(database, older_than=clock() - DELIVERIES_KEPT) == 0
+    assert erase_older(database, webhook_deliveries.c.received_at, than=clock() - DELIVERIES_KEPT) == 0
     clock.advance(1)
-    assert forget_deliveries(database, older_than=clock() - DELIVERIES_KEPT, limit=2) == 2
-    assert forget_deliveries(database, older_than=clock() - DELIVERIES_KEPT) == 1
+    assert erase_older(database, webhook_deliveries.c.received_at, than=clock() - DELIVERIES_KEPT, limit=2) == 2
+    assert erase_older(database, webhook_deliveries.c.received_at, than=clock() - DELIVERIES_KEPT) == 1
     assert rivo.handled() == 1
 
 

@@ -10,6 +10,7 @@ import pytest
 import requests
 from sqlalchemy import event, func, select, text
 
+from storage.database import erase_older
 from storage.tables import connections, inspected_requests
 from tests.house import House
 from widget.connections import Connection
@@ -18,7 +19,6 @@ from widget.inspector import (
     MAX_WAITING,
     WATCHED_FOR,
     Inspected,
-    forget_inspected,
     inspected,
     masked,
 )
@@ -193,8 +193,8 @@ def test_of_one_connection_only_the_newest_are_kept(house: House, connection: Co
     assert len(kept) == KEPT_OF_CONNECTION
     assert kept[0].took_ms == KEPT_OF_CONNECTION + 29
     later = house.clock() + timedelta(seconds=1)
-    assert forget_inspected(database, older_than=later, limit=400) == 400
-    assert forget_inspected(database, older_than=later) == 100
+    assert erase_older(database, inspected_requests.c.at, than=later, limit=400) == 400
+    assert erase_older(database, inspected_requests.c.at, than=later) == 100
 
 
 @pytest.mark.parametrize(
