@@ -24,21 +24,17 @@ for _name in ("procrastinate", "psycopg.pool"):
 _app = App(connector=PsycopgConnector())
 
 
-def install(tx: Connection, *, after: str = "", through: str) -> None:
-    """Run the engine's own migrations in `tx`: those whose names come after `after`, up to `through` and its parts.
+def install(tx: Connection, *, through: str) -> None:
+    """Run the engine's own migrations in `tx`, up to `through` and its parts. Called by a migration of ours alone.
 
-    Called by our migrations alone. A newer engine with newer migrations takes a migration of ours that names them.
+    A newer engine with newer migrations takes another migration of ours, which runs those.
     """
     for script in migrations():
-        if after and script.name[: len(after)] <= after:
-            continue
         if script.name[: len(through)] <= through:
             tx.exec_driver_sql(script.read_text().replace("%", "%%"))
     # Asking first looks whether the same job waits already; the engine finds its jobs by other columns.
-    if not after:
-        tx.execute(
-            text("CREATE INDEX tallydesk_jobs_known ON procrastinate_jobs (lock) WHERE status IN ('todo', 'doing')")
-        )
+    known = "status IN ('todo', 'doing')"
+    tx.execute(text(f"CREATE INDEX tallydesk_jobs_known ON procrastinate_jobs (lock) WHERE {known}"))
 
 
 def migrations() -> list[Path]:
