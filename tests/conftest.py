@@ -11,6 +11,7 @@ import pytest
 from storage.database import Database
 from storage.sealing import Hasher, RandomBytes, Sealer, load_hasher
 from tests.databases import FIRST_KEY, Clock, Postgres, migrate, postgres_server, seeded_random_bytes
+from tests.house import House, running_house
 
 
 @pytest.fixture
@@ -104,3 +105,17 @@ def hasher(database: Database, sealer: Sealer, random_bytes: RandomBytes) -> Has
     hasher = load_hasher(database, sealer=sealer, random_bytes=random_bytes)
     hasher.email("")
     return hasher
+
+
+@pytest.fixture
+def house(database: Database, clock: Clock) -> Iterator[House]:
+    """A running house with nobody connected yet, on both kinds of database."""
+    with running_house(database.url, clock=clock) as running:
+        yield running
+
+
+@pytest.fixture
+def small_house(sqlite_database: Database, clock: Clock) -> Iterator[House]:
+    """The same on SQLite, for what does not depend on the kind of database."""
+    with running_house(sqlite_database.url, clock=clock) as running:
+        yield running

@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from storage.database import Database
-from tests.databases import Clock
-from tests.house import House, running_house
+from tests.house import House
 from widget.connections import Connection
-
-
-@pytest.fixture
-def house(database: Database, clock: Clock) -> Iterator[House]:
-    with running_house(database.url, clock=clock) as house:
-        yield house
 
 
 @pytest.fixture
