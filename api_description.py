@@ -10,7 +10,7 @@ from marshmallow import Schema
 
 from schemas.answers import AwardedSchema, AwardRequestSchema, CardSchema, DeliveredSchema, RejectedSchema
 from widget.template import KEY_HEADER
-from widget.views import CUSTOMER, EARNINGS
+from widget.room import CUSTOMER, EARNINGS
 
 # The document's own version, for those who compare documents; it is raised when what is promised changes.
 VERSION = "1"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 import click
 import orjson
@@ -22,6 +23,8 @@ import health
 import oauth.views
 import settings as configuration
 import webhooks.views
+import widget.lookup
+import widget.room
 import widget.views
 from api_description import describe
 from console.changes import Change, record
@@ -39,6 +42,9 @@ from telemetry import configure_logging
 from watching.gauges import Gauges
 from watching.metrics_page import MetricsPage
 from watching.request_log import add_request_log
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 MAX_BODY = 16 * 1024
 OPERATIONS = ("/healthz", "/readyz", "/metrics", "/openapi.json")
@@ -61,7 +67,6 @@ def create_app(services: Services | None = None) -> Flask:
             raise click.ClickException(str(error)) from error
     settings = services.settings
     app = Flask(__name__, static_folder=None)
-    add_request_log(app, random_bytes=services.random_bytes)
     secure = settings.public_url.startswith("https://")
     app.config.update(
         SECRET_KEY=settings.secret_key,
@@ -125,22 +130,20 @@ def create_app(services: Services | None = None) -> Flask:
             )
         )
     )
-    app.register_blueprint(
-        widget.views.create_blueprint(
-            widget.views.WidgetRoom(
-                settings=settings,
-                connections=services.connections,
-                inspector=services.inspector,
-                accounts=services.accounts,
-                members=services.members,
-                awards=services.awards,
-                hasher=services.hasher,
-                wrong_keys=Limit(most=widget.views.WRONG_KEYS, within=widget.views.WRONG_KEYS_WITHIN, now=services.now),
-                now=services.now,
-                random_bytes=services.random_bytes,
-            )
-        )
+    widget_room = widget.room.WidgetRoom(
+        settings=settings,
+        connections=services.connections,
+        inspector=services.inspector,
+        accounts=services.accounts,
+        members=services.members,
+        awards=services.awards,
+        hasher=services.hasher,
+        wrong_keys=Limit(most=widget.room.WRONG_KEYS, within=widget.room.WRONG_KEYS_WITHIN, now=services.now),
+        now=services.now,
+        random_bytes=services.random_bytes,
     )
+    lookup = widget.lookup.create_lookup(widget_room)
+    app.register_blueprint(widget.views.create_blueprint(widget_room, lookup=lookup))
     app.register_blueprint(console.views.create_blueprint(console_room))
     app.register_blueprint(
         webhooks.views.create_blueprint(
@@ -158,6 +161,8 @@ def create_app(services: Services | None = None) -> Flask:
     _add_operations(app, services)
     _add_description(app, settings)
     _add_answers_for_trouble(app)
+    _lead_straight(app, widget.room.CUSTOMER, lookup)
+    add_request_log(app, random_bytes=services.random_bytes)
     _add_security_headers(app, settings)
     cli.register(app)
     return app
@@ -285,6 +290,18 @@ def _add_answers_for_trouble(app: Flask) -> None:
         return make_response(render_template("error.html", status=500), 500)
 
 
+def _lead_straight(app: Flask, path: str, answer: WSGIApplication) -> None:
+    """GET and HEAD of `path` go to `answer` past Flask, which would lead them to the same function."""
+    inner = app.wsgi_app
+
+    def lead(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == path and environ["REQUEST_METHOD"] in ("GET", "HEAD"):
+            return answer(environ, start_response)
+        return inner(environ, start_response)
+
+    app.wsgi_app = lead  # type: ignore[method-assign]
+
+
 def _add_security_headers(app: Flask, settings: Settings) -> None:
     # Connecting is a form that ends at Gorgias after redirects, and Chromium applies form-action to those too.
     helpdesks = origin_of(settings.gorgias_url).replace("{account}", "*")
@@ -306,12 +323,21 @@ def _add_security_headers(app: Flask, settings: Settings) -> None:
     if settings.public_url.startswith("https://"):
         headers["Strict-Transport-Security"] = "max-age=31536000"
 
-    @app.after_request
-    def add(response: Any) -> Any:
-        for name, value in headers.items():
+    # Every page may hold a name and a form's token, error pages included; files of the console say themselves how long
+    # they may be kept.
+    headers["Cache-Control"] = "no-store"
+    defaults = [(name, name.lower(), value) for name, value in headers.items()]
+    inner = app.wsgi_app
+
+    # Around Flask: set one by one in a hook, they took longer than the lookup of a member.
+    def with_headers(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        def start(status: str, given: list[tuple[str, str]], *error: Any) -> Callable[[bytes], object]:
             # A page may have a stricter one of its own.
-            response.headers.setdefault(name, value)
-        # Every page may hold a name and a form's token, error pages included; only the style sheet and icons do not.
-        if request.endpoint != "console.static" or response.status_code >= 400:
-            response.headers["Cache-Control"] = "no-store"
-        return response
+            own = {name.lower() for name, _ in given}
+            return start_response(
+                status, given + [(name, value) for name, key, value in defaults if key not in own], *error
+            )
+
+        return inner(environ, start)
+
+    app.wsgi_app = with_headers  # type: ignore[method-assign]

@@ -87,15 +87,19 @@ def cleaned(value: Any, *, trace: bool = False) -> Any:
             return value
         if isinstance(value, Mapping):
             return {
-                cleaned(name, trace=trace): HIDDEN
-                if _is_private_name(name) and not isinstance(inner, (bool, int, float, type(None)))
-                else cleaned(inner, trace=trace)
-                for name, inner in value.items()
+                cleaned(name, trace=trace): cleaned_field(name, inner, trace=trace) for name, inner in value.items()
             }
         if isinstance(value, (list, tuple, set, frozenset)):
             return [cleaned(inner, trace=trace) for inner in value]
         value = bytes(value).decode(errors="replace") if isinstance(value, (bytes, bytearray)) else repr(value)
     return cleaned_trace(value) if trace else cleaned_text(value)
+
+
+def cleaned_field(name: object, value: Any, *, trace: bool = False) -> Any:
+    """`value` as it may be told under `name`."""
+    if _is_private_name(name) and not isinstance(value, (bool, int, float, type(None))):
+        return HIDDEN
+    return cleaned(value, trace=trace)
 
 
 @lru_cache(maxsize=1_000)

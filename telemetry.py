@@ -10,15 +10,17 @@ import logging
 import sys
 import threading
 from collections.abc import MutableMapping
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
 import orjson
 import structlog
 from prometheus_client import Counter, Histogram
+from structlog.processors import format_exc_info
 from structlog.typing import Processor
 
-from redaction import cleaned, cleaned_trace
+from redaction import cleaned_field, cleaned_trace
 
 REQUESTS = Counter(
     "tallydesk_requests",
@@ -55,13 +57,26 @@ TOKEN_REFRESHES = Counter("tallydesk_token_refreshes", "Token refreshes, by outc
 AWARDS = Counter("tallydesk_awards", "Awards asked for, by outcome.", ["outcome"])
 
 
-def without_private(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """No e-mail and no key leaves in a log line: the text of an unforeseen error may quote one."""
-    trace = event.pop("exception", None)
-    clean: dict[str, Any] = cleaned(event)
+_NUMBERS = (int, float)
+
+
+def as_line(logger: Any, method: str, event: MutableMapping[str, Any]) -> bytes:
+    """The event as JSON, with its level and the time. No e-mail and no key leaves in it: the text of an unforeseen
+    error may quote one.
+
+    One function instead of structlog's five: a card's line took as long as reading its member.
+    """
+    trace = format_exc_info(logger, method, event).pop("exception", None) if event.get("exc_info") else None
+    line = {name: value if type(value) in _NUMBERS else cleaned_field(name, value) for name, value in event.items()}
     if trace is not None:
-        clean["exception"] = cleaned_trace(trace)
-    return clean
+        line["exception"] = cleaned_trace(trace)
+    # structlog calls a line with a traceback, and its own spelling of warnings, by another name.
+    line["level"] = _LEVELS.get(method, method)
+    line["timestamp"] = f"{datetime.now(UTC).isoformat(timespec='microseconds')[:-6]}Z"
+    return orjson.dumps(line)
+
+
+_LEVELS = {"exception": "error", "warn": "warning"}
 
 
 def configure_logging(*, on_crash: Processor | None = None) -> None:
@@ -73,12 +88,7 @@ def configure_logging(*, on_crash: Processor | None = None) -> None:
         processors=[
             structlog.contextvars.merge_contextvars,
             *([] if on_crash is None else [on_crash]),
-            structlog.processors.format_exc_info,
-            without_private,
-            # After it, since they add nothing private and it looks at every field.
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(serializer=orjson.dumps),
+            as_line,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),

@@ -11,8 +11,8 @@ from console.naming import named
 from console.room import ConsoleRoom, Outcome
 from loyalty.awards import Status
 from widget.inspector import WATCHED_FOR, Field, Inspected, Kind, inspected
-from widget.views import CUSTOMER
-from widget.views import Outcome as Answered
+from widget.room import CUSTOMER
+from widget.room import Outcome as Answered
 
 SHOWN = 100
 

@@ -29,6 +29,7 @@ from sqlalchemy import (
 
 from loyalty.journal import what_of
 from loyalty.program import (
+    SHOWN_ACTIVITY,
     Activity,
     Member,
     MemberStatus,
@@ -75,23 +76,22 @@ _MEMBER = select(
     members.c.email_hmac == bindparam("email_hmac"),
 )
 
-_ACTIVITY = (
-    select(
-        ledger_transactions.c.created_at,
+# One statement, so that a balance and its activity are of one moment: a row for each of the latest transactions, or one
+# with none. They lie side by side in an index that has all of it.
+_SHOWN = (
+    _MEMBER.with_only_columns(
+        members.c.status,
+        members.c.balance,
+        members.c.lifetime_points,
+        members.c.referral_code,
+        members.c.date_of_birth_sealed,
+        ledger_transactions.c.created_at.label("booked_at"),
         ledger_transactions.c.what,
-        ledger_entries.c.side,
-        ledger_entries.c.points,
+        ledger_transactions.c.points,
     )
-    .join(
-        ledger_entries,
-        and_(
-            ledger_entries.c.transaction_id == ledger_transactions.c.id,
-            ledger_entries.c.member_id == ledger_transactions.c.member_id,
-        ),
-    )
-    .where(ledger_transactions.c.member_id == bindparam("member_id"))
+    .select_from(members.outerjoin(ledger_transactions, ledger_transactions.c.member_id == members.c.id))
     .order_by(ledger_transactions.c.id.desc())
-    .limit(5)
+    .limit(SHOWN_ACTIVITY)
 )
 
 _OPERATION = select(ledger_transactions.c.id).where(
@@ -107,7 +107,11 @@ def identity_for(account: str) -> str:
 
 def tier_for(lifetime_points: int) -> str:
     """The name of the tier that `lifetime_points` reach."""
-    return [name for threshold, name in TIERS if lifetime_points >= threshold or threshold == 0][-1]
+    reached = TIERS[0][1]
+    for threshold, name in TIERS:
+        if lifetime_points >= threshold:
+            reached = name
+    return reached
 
 
 def open_store(tx: Connection, *, identity: str, now: datetime) -> Store:
@@ -186,12 +190,8 @@ class Ledger:
         self, store: Store, *, email: str, with_date_of_birth: bool = False, within_s: float | None = None
     ) -> Member | None:
         """The member with this e-mail as the ledger stands now, or None."""
-        with self._database.read() as tx:
-            row = tx.execute(_MEMBER, {"store_id": store.id, "email_hmac": self._hasher.email(email)}).one_or_none()
-            if row is None:
-                return None
-            activity = tx.execute(_ACTIVITY, {"member_id": row.id}).all()
-        return self._read_member(row, activity, email=email, with_date_of_birth=with_date_of_birth)
+        rows = self._database.look_up(_SHOWN, store_id=store.id, email_hmac=self._hasher.email(email))
+        return self._read_member(rows, email=email, with_date_of_birth=with_date_of_birth) if rows else None
 
     def email_of(self, store: Store, *, member_hmac: str) -> str | None:
         """The e-mail of the member with this HMAC, or None."""
@@ -254,7 +254,8 @@ class Ledger:
     def check_ready(self, store: Store) -> None:
         """Always ready: what would stop it stops Tallydesk itself."""
 
-    def _read_member(self, row: Any, activity: Sequence[Any], *, email: str, with_date_of_birth: bool) -> Member:
+    def _read_member(self, rows: Sequence[Any], *, email: str, with_date_of_birth: bool) -> Member:
+        row = rows[0]
         status = MemberStatus(row.status)
         born = row.date_of_birth_sealed if with_date_of_birth else None
         return Member(
@@ -266,12 +267,15 @@ class Ledger:
             referral_url=f"{self._public_url}/r/{row.referral_code}" if status is MemberStatus.MEMBER else None,
             date_of_birth=None if born is None else date.fromisoformat(self._sealer.open(born)),
             recent_activity=tuple(
-                Activity(
-                    when=entry.created_at,
-                    what=what_of(entry.what),
-                    points=_signed(entry.side, entry.points),
-                )
-                for entry in activity
+                [
+                    Activity(
+                        when=entry.booked_at,
+                        what=what_of(entry.what),
+                        points=entry.points,
+                    )
+                    for entry in rows
+                    if entry.booked_at is not None
+                ]
             ),
             as_of=self._now(),
         )
@@ -301,6 +305,7 @@ def book(
             operation_id=operation_id,
             kind=kind,
             what=what,
+            points=points,
             reverses_id=reverses_id,
             created_at=now,
         )
@@ -362,6 +367,14 @@ def verify(tx: Connection) -> Iterator[str]:
         )
 
     signed = case((entry.side == "credit", entry.points), else_=-entry.points)
+    mistold = (
+        select(transaction.id, transaction.points, signed.label("booked"))
+        .join(ledger_entries, and_(entry.transaction_id == transaction.id, entry.member_id == transaction.member_id))
+        .where(transaction.points != signed)
+    )
+    for row in tx.execute(mistold):
+        yield f"Transaction {row.id} says {row.points} points, its entry {row.booked}."
+
     balance = func.coalesce(func.sum(signed), 0)
     lifetime = func.coalesce(func.sum(case((transaction.kind.in_(EARNING_KINDS), signed), else_=0)), 0)
     drifted = (
@@ -398,7 +411,3 @@ def totals(tx: Connection) -> tuple[int, int, int]:
     ).one()
     count = tx.scalar(select(func.count()).select_from(ledger_transactions)) or 0
     return int(row[0]), int(row[1]), count
-
-
-def _signed(side: str, points: int) -> int:
-    return points if side == "credit" else -points

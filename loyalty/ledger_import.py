@@ -496,14 +496,9 @@ _EXISTING = (
     .with_for_update()
 )
 
-_signed = case(
-    (ledger_entries.c.side == "credit", ledger_entries.c.points),
-    else_=-ledger_entries.c.points,
-)
-
 
 def _booked_as(*kinds: Kind) -> Any:
-    return func.sum(case((ledger_transactions.c.kind.in_(kinds), _signed), else_=0))
+    return func.sum(case((ledger_transactions.c.kind.in_(kinds), ledger_transactions.c.points), else_=0))
 
 
 _BOOKED = (
@@ -511,13 +506,6 @@ _BOOKED = (
         ledger_transactions.c.member_id,
         _booked_as(Kind.OPENING, Kind.OPENING_SPENT).label("points"),
         _booked_as(Kind.OPENING).label("lifetime_points"),
-    )
-    .join(
-        ledger_entries,
-        and_(
-            ledger_entries.c.transaction_id == ledger_transactions.c.id,
-            ledger_entries.c.member_id == ledger_transactions.c.member_id,
-        ),
     )
     .where(ledger_transactions.c.member_id.in_(bindparam("member_ids", expanding=True)))
     .group_by(ledger_transactions.c.member_id)
@@ -548,13 +536,14 @@ def _booking(kind: Kind, *, operation: str, what: str, points: Any, sides: tuple
     member_side, program_side = sides
     operation_id = literal(operation) + cast(members.c.id, String)
     transactions = insert(ledger_transactions).from_select(
-        ["store_id", "member_id", "operation_id", "kind", "what", "created_at"],
+        ["store_id", "member_id", "operation_id", "kind", "what", "points", "created_at"],
         select(
             members.c.store_id,
             members.c.id,
             operation_id,
             literal(str(kind)),
             literal(what),
+            points if member_side == "credit" else -points,
             bindparam("booked_at", type_=UtcTime),
         ).where(_IN_BATCH, points > 0),
     )

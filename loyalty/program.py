@@ -14,6 +14,9 @@ from typing import Protocol
 
 from sqlalchemy import Connection
 
+# As many as a card shows.
+SHOWN_ACTIVITY = 5
+
 
 class ProgramKind(StrEnum):
     """The programs a store can have."""

@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 
 from loyalty.gate import BACKGROUND, Call, Gate, Lane
 from loyalty.program import (
+    SHOWN_ACTIVITY,
     Activity,
     Member,
     MemberStatus,
@@ -38,7 +39,7 @@ from loyalty.rivo_wire import (
     read_internal_note,
     shown,
 )
-from loyalty.snapshots import SHOWN_ACTIVITY, Snapshots
+from loyalty.snapshots import Snapshots
 from loyalty.stores import StoreKey, Stores
 from storage.tables import EPOCH
 

@@ -16,12 +16,11 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, or_, select, update
 
 from loyalty.journal import AwardState, what_of
-from loyalty.program import Activity, Member, MemberStatus, Store
+from loyalty.program import SHOWN_ACTIVITY, Activity, Member, MemberStatus, Store
 from storage.database import Database, insert_into
 from storage.sealing import Sealer
 from storage.tables import EPOCH, MICROSECOND, awards, snapshots, stores
 
-SHOWN_ACTIVITY = 5
 # What lies further ahead than clocks of hosts differ was written before the clock was set back.
 MOST_AHEAD = timedelta(minutes=1)
 
@@ -56,8 +55,7 @@ class Snapshots:
 
     def find(self, store: Store, *, email: str, member_hmac: str, with_date_of_birth: bool = False) -> Snapshot | None:
         """The snapshot of this e-mail, or None."""
-        with self._database.read() as tx:
-            row = tx.execute(_FIND, {"store_id": store.id, "email_hmac": member_hmac}).one_or_none()
+        row = self._row(store, member_hmac)
         if row is None or row.state is None:
             return None
         member = None
@@ -75,8 +73,7 @@ class Snapshots:
 
     def email_of(self, store: Store, *, member_hmac: str) -> str | None:
         """The e-mail with this HMAC, or None when no member with it was ever read."""
-        with self._database.read() as tx:
-            row = tx.execute(_FIND, {"store_id": store.id, "email_hmac": member_hmac}).one_or_none()
+        row = self._row(store, member_hmac)
         return None if row is None or row.email_sealed is None else self._sealer.open(row.email_sealed)
 
     def keep(
@@ -212,6 +209,10 @@ class Snapshots:
         )
         with self._database.write() as tx:
             return tx.execute(delete(snapshots).where(snapshots.c.id.in_(old))).rowcount
+
+    def _row(self, store: Store, member_hmac: str) -> Any:
+        rows = self._database.look_up(_FIND, store_id=store.id, email_hmac=member_hmac)
+        return rows[0] if rows else None
 
     def _put(self, tx: Connection, store: Store, member_hmac: str, *, owner: str | None, **values: Any) -> None:
         now = self._now()

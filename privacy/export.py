@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, select
+from sqlalchemy import ColumnElement, Connection, select
 
 from privacy.person import Person, rows_naming
 from storage.database import Database
@@ -17,7 +17,6 @@ from storage.tables import (
     awards,
     changes,
     connections,
-    ledger_entries,
     ledger_transactions,
     members,
     snapshots,
@@ -92,10 +91,9 @@ def _ledger_members(tx: Connection, person: Person, sealer: Sealer) -> list[dict
 
 
 def _history(tx: Connection, member_id: int) -> list[dict[str, Any]]:
-    booked, entry = ledger_transactions.c, ledger_entries.c
+    booked = ledger_transactions.c
     rows = tx.execute(
-        select(booked.created_at, booked.kind, booked.what, booked.operation_id, entry.side, entry.points)
-        .join(ledger_entries, and_(entry.transaction_id == booked.id, entry.member_id == booked.member_id))
+        select(booked.created_at, booked.kind, booked.what, booked.operation_id, booked.points)
         .where(booked.member_id == member_id)
         .order_by(booked.id)
     )
@@ -104,7 +102,7 @@ def _history(tx: Connection, member_id: int) -> list[dict[str, Any]]:
             "when": _time(row.created_at),
             "kind": row.kind,
             "what": row.what,
-            "points": row.points if row.side == "credit" else -row.points,
+            "points": row.points,
             "operation_id": row.operation_id,
         }
         for row in rows

@@ -15,15 +15,20 @@ from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
 from pathlib import Path
+from time import monotonic
 from typing import Any, cast
 
+import orjson
+import psycopg
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Column, Connection, Engine, Table, create_engine, delete, event, make_url, select, text
+from sqlalchemy import Column, Connection, Engine, Select, Table, create_engine, delete, event, make_url, select, text
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError, OperationalError
+
+from storage.lookups import Lookup, SqliteReaders
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 UNWRITABLE = "The database file cannot be written. Check the permissions of its folder."
@@ -31,6 +36,8 @@ UNWRITABLE = "The database file cannot be written. Check the permissions of its 
 
 # Below the 2.5 s in which a card answers, and the 10 s in which an award does.
 READ_S, WRITE_S = 2, 8
+# A connection to PostgreSQL that was not used for so long is asked whether it still lives, before it is trusted.
+IDLE_S = 1.0
 
 
 class DatabaseUnavailable(Exception):
@@ -58,25 +65,54 @@ class Database:
                 except OSError as error:
                     raise DatabaseUnavailable(UNWRITABLE) from error
             # More connections than a web process has threads: a reader never waits for a place.
-            self.engine: Engine = create_engine(url, pool_size=40, hide_parameters=True, connect_args={"timeout": 5.0})
+            self.engine: Engine = create_engine(
+                url, pool_size=40, hide_parameters=True, json_deserializer=orjson.loads, connect_args={"timeout": 5.0}
+            )
             event.listen(self.engine, "connect", _prepare_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
             self._reader = self.engine
+            self._lookups = SqliteReaders(name or "")
         else:
             self.engine = create_engine(
                 url,
                 pool_size=8,
                 max_overflow=8,
                 pool_timeout=2,
-                pool_pre_ping=True,
                 hide_parameters=True,
                 # A server that is gone or silent must not hold a request: seconds to connect, milliseconds unanswered.
                 connect_args={"connect_timeout": 2, "tcp_user_timeout": 5_000},
             )
             event.listen(self.engine, "connect", _prepare_postgresql)
+            event.listen(self.engine, "checkin", _note_use)
+            event.listen(self.engine, "checkout", _require_life)
             # PostgreSQL would show each statement the newest commits: a balance without its activity.
             self._reader = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            self._single = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._writer = self.engine.execution_options(tallydesk_write=True)
+        self._prepared: dict[Select[Any], Lookup] = {}
+
+    def look_up(self, statement: Select[Any], **values: Any) -> list[Any]:
+        """The rows of one statement, a transaction of its own and the shortest way to an answer.
+
+        For statements that live as long as the module they stand in, with `values` for their parameters.
+        """
+        lookup = self._prepared.get(statement)
+        if lookup is None:
+            lookup = self._prepared[statement] = Lookup(statement, self.engine.dialect)
+        parameters = lookup.parameters(values)
+        if self.sqlite:
+            return lookup.rows(self._lookups.fetch(lookup.sql, parameters))
+        try:
+            return lookup.rows(self._fetch(lookup.sql, parameters))
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            # The server was started anew since the connection was last used: all of them were dropped just now.
+            return lookup.rows(self._fetch(lookup.sql, parameters))
+
+    def _fetch(self, sql: str, parameters: Any) -> list[Any]:
+        with self._single.connect() as connection:
+            return list(connection.exec_driver_sql(sql, parameters))
 
     @contextmanager
     def read(self, *, unhurried: bool = False) -> Iterator[Connection]:
@@ -122,6 +158,8 @@ class Database:
 
     def close(self) -> None:
         """Close every pooled connection."""
+        if self.sqlite:
+            self._lookups.close()
         self.engine.dispose()
 
     def require_current(self) -> None:
@@ -210,6 +248,23 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
 def _prepare_postgresql(connection: Any, _record: Any) -> None:
     connection.execute(f"SET statement_timeout = {READ_S * 1_000:d}")
     connection.commit()
+
+
+def _note_use(_connection: Any, record: Any) -> None:
+    record.info["used_at"] = monotonic()
+
+
+def _require_life(connection: Any, record: Any, _proxy: Any) -> None:
+    """Not before every transaction, which would take as long as the lookup itself."""
+    if monotonic() - record.info.get("used_at", monotonic()) < IDLE_S:
+        return
+    try:
+        autocommit, connection.autocommit = connection.autocommit, True
+        connection.execute("")
+        connection.autocommit = autocommit
+    except psycopg.Error as error:
+        # None of the others is younger by much: all are replaced.
+        raise InvalidatePoolError from error
 
 
 def _begin_sqlite(connection: Connection) -> None:

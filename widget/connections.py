@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -22,6 +22,10 @@ from storage.sealing import RandomBytes, Sealer, hash_of
 from storage.tables import accounts, connection_keys, connections, stores
 
 MAX_ID = 2**63 - 1  # what the database can compare with
+# How long a process may go on with a key and its settings as it read them: what another process changed meanwhile
+# counts from then on.
+KNOWN_FOR = timedelta(seconds=1)
+_NO_TIME = timedelta()
 
 
 class KeyPurpose(StrEnum):
@@ -51,19 +55,25 @@ class Placed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Connection:
-    """One connection as stored. `presets` are points of ready-made buttons."""
+class Opened:
+    """What a key opens, as far as a card needs it."""
 
     id: int
-    account_id: int
     account_name: str
     store: Store
-    state: ConnectionState
-    rules: Rules
-    presets: tuple[int, ...]
     show_date_of_birth: bool
     # Until when requests are recorded for the inspector. Read with the key: no question of its own on a card's way.
     inspect_until: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection(Opened):
+    """One connection as stored. `presets` are points of ready-made buttons."""
+
+    account_id: int
+    state: ConnectionState
+    rules: Rules
+    presets: tuple[int, ...]
     placed: Placed
 
 
@@ -86,12 +96,35 @@ class Connections:
         self._sealer = sealer
         self._now = now
         self._random_bytes = random_bytes
+        # By the key's hash; emptied by every change made here. Grows with the keys that exist: others open nothing.
+        self._opened: dict[str, tuple[datetime, Opened]] = {}
 
-    def by_key(self, key: str, *, purpose: KeyPurpose) -> Connection | None:
-        """The active connection that `key` opens for `purpose`, or None."""
-        with self._database.read() as tx:
-            row = tx.execute(_BY_KEY, {"key_hash": hash_of(key), "purpose": purpose.value}).one_or_none()
-        return None if row is None else _connection(row)
+    def opened_by(self, lookup_key: str) -> Opened | None:
+        """The active connection whose cards `lookup_key` opens, as it was at most a second ago, or None."""
+        key_hash = hash_of(lookup_key)
+        now = self._now()
+        known = self._opened.get(key_hash)
+        if known is not None and _NO_TIME <= now - known[0] < KNOWN_FOR:
+            return known[1]
+        rows = self._database.look_up(_OPENED, key_hash=key_hash)
+        if not rows:
+            self._opened.pop(key_hash, None)
+            return None
+        row = rows[0]
+        opened = Opened(
+            id=row.id,
+            account_name=row.account_name,
+            store=Store(id=row.store_id, program=ProgramKind(row.program)),
+            show_date_of_birth=row.show_date_of_birth,
+            inspect_until=row.inspect_until,
+        )
+        self._opened[key_hash] = now, opened
+        return opened
+
+    def by_award_key(self, award_key: str) -> Connection | None:
+        """The active connection whose buttons carry `award_key`, or None."""
+        rows = self._database.look_up(_BY_AWARD_KEY, key_hash=hash_of(award_key))
+        return _connection(rows[0]) if rows else None
 
     def by_id(self, connection_id: int) -> Connection | None:
         """The connection with this id, whatever its state."""
@@ -124,6 +157,7 @@ class Connections:
 
     def open(self, tx: Transaction, *, account_id: int, store: Store, rules: Rules) -> int:
         """The id of the account's connection to `store`, made or taken up again; two callers at once get the same."""
+        self._opened.clear()
         connection_id: int = tx.execute(
             insert_into(tx, connections)
             .values(
@@ -157,6 +191,7 @@ class Connections:
         show_date_of_birth: bool,
     ) -> None:
         """Keep what the merchant has chosen."""
+        self._opened.clear()
         tx.execute(
             update(connections)
             .where(connections.c.id == connection_id)
@@ -170,6 +205,7 @@ class Connections:
 
     def inspect(self, tx: Transaction, connection_id: int, *, until: datetime | None) -> None:
         """Have the requests of Gorgias recorded `until` then; None stops it."""
+        self._opened.clear()
         tx.execute(update(connections).where(connections.c.id == connection_id).values(inspect_until=until))
 
     def save_placed(self, connection_id: int, **values: Any) -> None:
@@ -199,6 +235,7 @@ class Connections:
                     placement_problem=None,
                 )
             )
+        self._opened.clear()
 
     def add_keys(self, tx: Transaction, connection_id: int) -> None:
         """A new pair of keys; older ones go on working until `retire_keys`."""
@@ -239,6 +276,7 @@ class Connections:
                     connection_keys.c.id < min(keep.ids),
                 )
             )
+        self._opened.clear()
 
 
 def _keep_left_over(tx: Transaction, connection_id: int, left_over: Sequence[str]) -> None:
@@ -267,8 +305,16 @@ _CONNECTIONS = (
 
 _BY_KEY = _CONNECTIONS.join(connection_keys, connection_keys.c.connection_id == connections.c.id).where(
     connection_keys.c.key_hash == bindparam("key_hash"),
-    connection_keys.c.purpose == bindparam("purpose"),
     connections.c.state == ConnectionState.ACTIVE.value,
+)
+_BY_AWARD_KEY = _BY_KEY.where(connection_keys.c.purpose == KeyPurpose.AWARD.value)
+_OPENED = _BY_KEY.where(connection_keys.c.purpose == KeyPurpose.LOOKUP.value).with_only_columns(
+    connections.c.id,
+    accounts.c.name.label("account_name"),
+    connections.c.store_id,
+    stores.c.program,
+    connections.c.show_date_of_birth,
+    connections.c.inspect_until,
 )
 
 

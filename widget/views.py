@@ -1,20 +1,14 @@
-"""What Gorgias calls: the lookup behind the card and the award behind the button.
+"""What a helpdesk's page calls: the award behind the button, and what a browser asks first.
 
-The lookup always answers 200 with a non-empty object, whatever arrives and whatever is broken here: after a hundred
-failures in a row Gorgias disables the integration. 401 is for a wrong key alone, and 429 for many of them from one
-address; a right key is never refused for its rate, since it is looked up first. No session, no cookie, no write.
-Source: https://docs.gorgias.com/en-US/faq/broken-or-disconnected-http-integration
+The lookup behind the card is in `lookup.py`. No session, no cookie.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from enum import StrEnum
+from collections.abc import Iterable
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import structlog
@@ -22,27 +16,22 @@ from flask import Blueprint, Response, request
 from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from limiting import Limit, network_of
 from loyalty import award_key
-from loyalty.awards import AwardRefused, AwardRequest, Awards, Origin, Refusal, Status
-from loyalty.members import Members
-from loyalty.program import Member, ProgramUnavailable
-from oauth.accounts import Accounts, AccountState
+from loyalty.awards import AwardRefused, AwardRequest, Origin, Refusal, Status
+from loyalty.program import ProgramUnavailable
+from oauth.accounts import AccountState
 from oauth.gorgias_api import origin_of
-from schemas.email import read_addresses
 from schemas.widget import UNREADABLE as _UNREADABLE
 from schemas.widget import AwardFields, BadRequest, RequestFault, read_award
-from settings import Settings
-from storage.sealing import Hasher, RandomBytes
 from storage.trouble import TROUBLE, trouble_sentence
-from telemetry import AWARDS, REQUEST_SECONDS, REQUESTS
-from widget import card
-from widget.connections import Connection, Connections, KeyPurpose
-from widget.inspector import Inspector
+from telemetry import AWARDS, REQUESTS
+from widget.connections import Connection, Opened
+from widget.room import EARNINGS, Answer, Outcome, WidgetRoom, answer_headers, inspect, rejected, tell, wrong_key
 from widget.sentences import program_trouble_sentence, refusal_sentence, result_sentence
 from widget.template import KEY_HEADER
 
-CUSTOMER, EARNINGS = "/widget/customer", "/widget/earnings"
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
 
 # Every other refusal is 422.
 HTTP_STATUS: dict[str, int] = {
@@ -53,59 +42,29 @@ HTTP_STATUS: dict[str, int] = {
 }
 
 
-class Outcome(StrEnum):
-    """How a request ended, where awards have no word for it."""
-
-    FOUND = "found"
-    NOT_FOUND = "not_found"
-    NO_ADDRESS = "no_address"
-    PROGRAM_UNAVAILABLE = "program_unavailable"
-    WRONG_KEY = "wrong_key"
-    TOO_MANY_WRONG_KEYS = "too_many_wrong_keys"
-    UNAVAILABLE = "unavailable"
-    CRASHED = "crashed"
-    PREFLIGHT = "preflight"
-
-
 log = structlog.get_logger()
 
 
-# From one address; more than a helpdesk with outdated cards sends before somebody presses Repair.
-WRONG_KEYS, WRONG_KEYS_WITHIN = 30, timedelta(minutes=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class WidgetRoom:
-    """What this room needs from the front door."""
-
-    settings: Settings
-    connections: Connections
-    inspector: Inspector
-    accounts: Accounts
-    members: Members
-    awards: Awards
-    hasher: Hasher
-    wrong_keys: Limit
-    now: Callable[[], datetime]
-    random_bytes: RandomBytes
-
-
-def create_blueprint(room: WidgetRoom) -> Blueprint:
-    """`/widget/customer` and `/widget/earnings`."""
+def create_blueprint(room: WidgetRoom, *, lookup: WSGIApplication) -> Blueprint:
+    """`/widget/customer`, answered by `lookup`, and `/widget/earnings`."""
     widget = Blueprint("widget", __name__, url_prefix="/widget")
 
     # Flask would answer OPTIONS for these by itself, before `preflight` is asked.
     @widget.get("/customer", provide_automatic_options=False)
-    def customer() -> Response:
-        began = perf_counter()
-        return _finish(room, CUSTOMER, "lookup", _look_up(room), began=began)
+    def customer() -> WSGIApplication:
+        return lookup
 
     @widget.post("/earnings", provide_automatic_options=False)
     def earnings() -> Response:
         began = perf_counter()
         answer = _award(room)
         AWARDS.labels(answer.outcome).inc()
-        return _finish(room, EARNINGS, "award", answer, began=began)
+        response = Response(orjson.dumps(answer.body), status=answer.status, mimetype="application/json")
+        response.headers.extend(answer_headers(room, answer, origin=request.headers.get("Origin")))
+        seconds = tell("award", EARNINGS, answer, began=began)
+        user_agent = request.headers.get("User-Agent", "")
+        inspect(room, EARNINGS, answer, seconds=seconds, sent=_sent_if_readable, user_agent=user_agent)
+        return response
 
     @widget.route("/customer", methods=["OPTIONS"])
     @widget.route("/earnings", methods=["OPTIONS"])
@@ -131,114 +90,12 @@ def create_blueprint(room: WidgetRoom) -> Blueprint:
     return widget
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """How a request ended, what is answered, and whose key it was. `trouble` is for the operator's log alone.
-
-    `wait_s` is when to try again, where a wrong key came too often.
-    """
-
-    outcome: str
-    status: int
-    body: dict[str, Any]
-    connection: Connection | None
-    trouble: str | None = None
-    wait_s: int = 0
-
-
-def _finish(room: WidgetRoom, route: str, event: str, answer: Answer, *, began: float) -> Response:
-    """The answer on the wire; counted, and told to the operator in one line."""
-    response = Response(orjson.dumps(answer.body), status=answer.status, mimetype="application/json")
-    response.headers["Cache-Control"] = "no-store"
-    _allow_origin(room, response, answer.connection)
-    seconds = perf_counter() - began
-    REQUESTS.labels(route, answer.outcome).inc()
-    REQUEST_SECONDS.labels(route).observe(seconds)
-    told = {"outcome": answer.outcome, "status": answer.status, "ms": round(seconds * 1000, 2)}
-    if "operation_id" in answer.body:
-        told["operation_id"] = answer.body["operation_id"]
-    if answer.wait_s:
-        # Counted above, and in no line of its own: a flood must not fill the log.
-        response.headers["Retry-After"] = str(answer.wait_s)
-    elif answer.trouble is None:
-        log.info(event, **told)
-    else:
-        log.error(event, **told, trouble=answer.trouble)
-    _inspect(room, route, answer, seconds=seconds)
-    return response
-
-
-def _inspect(room: WidgetRoom, route: str, answer: Answer, *, seconds: float) -> None:
-    """Leave a note of the request where the merchant has switched that on. The answer stands already."""
-    connection = answer.connection
-    if connection is None or connection.inspect_until is None or (now := room.now()) >= connection.inspect_until:
-        return
-    try:
-        sent = list(request.args.items(multi=True)) if route == CUSTOMER else list(_sent().items())
-    except BadRequest:
-        sent = None
-    room.inspector.note(
-        connection_id=connection.id,
-        at=now,
-        route=route,
-        outcome=answer.outcome,
-        status=answer.status,
-        took_ms=round(seconds * 1000),
-        sent=sent,
-        user_agent=request.headers.get("User-Agent", ""),
-    )
-
-
-def _look_up(room: WidgetRoom) -> Answer:
-    connection = None
-    try:
-        connection = room.connections.by_key(request.headers.get(KEY_HEADER, ""), purpose=KeyPurpose.LOOKUP)
-        if connection is None:
-            return _wrong_key(room)
-        addresses = read_addresses(request.args.getlist("email"))
-        member = room.members.first(
-            connection.store, emails=addresses, with_date_of_birth=connection.show_date_of_birth
-        )
-        if member is None:
-            outcome = Outcome.NOT_FOUND if addresses else Outcome.NO_ADDRESS
-            body = card.without_member(card.NOT_FOUND, now=room.now())
-        else:
-            outcome = Outcome.FOUND
-            body = card.found(member, award_key=_award_key(room, connection, member))
-    except ProgramUnavailable as error:
-        body = card.without_member(card.UNAVAILABLE, now=room.now())
-        return Answer(
-            outcome=Outcome.PROGRAM_UNAVAILABLE, status=200, body=body, connection=connection, trouble=error.reason
-        )
-    except TROUBLE as error:
-        body = card.without_member(card.UNAVAILABLE, now=room.now())
-        return Answer(
-            outcome=Outcome.UNAVAILABLE, status=200, body=body, connection=connection, trouble=trouble_sentence(error)
-        )
-    except Exception:
-        # A bug of ours must not make Gorgias count failures; the traceback is for us.
-        log.exception("lookup", outcome=Outcome.CRASHED)
-        body = card.without_member(card.UNAVAILABLE, now=room.now())
-        return Answer(outcome=Outcome.CRASHED, status=200, body=body, connection=connection)
-    return Answer(outcome=outcome, status=200, body=body, connection=connection)
-
-
-def _award_key(room: WidgetRoom, connection: Connection, member: Member) -> str:
-    return award_key.mint(
-        hasher=room.hasher,
-        connection_id=connection.id,
-        member_hmac=room.hasher.email(member.email),
-        now=room.now(),
-        random_bytes=room.random_bytes,
-    )
-
-
 def _award(room: WidgetRoom) -> Answer:
     connection = None
     try:
-        connection = room.connections.by_key(request.headers.get(KEY_HEADER, ""), purpose=KeyPurpose.AWARD)
+        connection = room.connections.by_award_key(request.headers.get(KEY_HEADER, ""))
         if connection is None:
-            return _wrong_key(room)
+            return wrong_key(room, peer=request.remote_addr, forwarded_for=request.headers.get("X-Forwarded-For"))
         fields = read_award(_sent())
         result = room.awards.award(connection.store, request=_request(room, connection, fields), rules=connection.rules)
     except BadRequest as error:
@@ -246,10 +103,10 @@ def _award(room: WidgetRoom) -> Answer:
     except AwardRefused as error:
         return _refused(error.reason, refusal_sentence(error), connection)
     except ProgramUnavailable as error:
-        body = _rejected(error.reason, program_trouble_sentence(error))
+        body = rejected(error.reason, program_trouble_sentence(error))
         return Answer(outcome=error.reason, status=503, body=body, connection=connection, trouble=error.reason)
     except TROUBLE as error:
-        body = _rejected(Outcome.UNAVAILABLE, _for_agent(error))
+        body = rejected(Outcome.UNAVAILABLE, _for_agent(error))
         return Answer(
             outcome=Outcome.UNAVAILABLE, status=503, body=body, connection=connection, trouble=trouble_sentence(error)
         )
@@ -257,7 +114,7 @@ def _award(room: WidgetRoom) -> Answer:
         raise
     except Exception:
         log.exception("award", outcome=Outcome.CRASHED)
-        body = _rejected(Outcome.CRASHED, _CRASHED)
+        body = rejected(Outcome.CRASHED, _CRASHED)
         return Answer(outcome=Outcome.CRASHED, status=500, body=body, connection=connection)
     return Answer(
         outcome=result.status,
@@ -272,9 +129,9 @@ def _award(room: WidgetRoom) -> Answer:
     )
 
 
-def _refused(reason: Refusal | RequestFault, sentence: str, connection: Connection | None) -> Answer:
+def _refused(reason: Refusal | RequestFault, sentence: str, connection: Opened | None) -> Answer:
     status = HTTP_STATUS.get(reason, 422)
-    return Answer(outcome=reason, status=status, body=_rejected(reason, sentence), connection=connection)
+    return Answer(outcome=reason, status=status, body=rejected(reason, sentence), connection=connection)
 
 
 def _request(room: WidgetRoom, connection: Connection, fields: AwardFields) -> AwardRequest:
@@ -318,6 +175,13 @@ def _sent() -> dict[str, Any]:
     return sent
 
 
+def _sent_if_readable() -> Iterable[tuple[str, Any]] | None:
+    try:
+        return _sent().items()
+    except BadRequest:
+        return None
+
+
 def _for_agent(error: Exception) -> str:
     """What to do about it, for someone who knows of no database."""
     if isinstance(error, DBAPIError) and error.connection_invalidated:
@@ -329,39 +193,7 @@ def _for_agent(error: Exception) -> str:
     )
 
 
-def _rejected(reason: str, sentence: str) -> dict[str, Any]:
-    return {"status": Status.REJECTED, "reason": reason, "message": sentence}
-
-
-def _wrong_key(room: WidgetRoom) -> Answer:
-    wait_s = room.wrong_keys.wait_s(network_of(request.remote_addr, request.headers.get("X-Forwarded-For")))
-    if wait_s:
-        outcome, status, body = Outcome.TOO_MANY_WRONG_KEYS, 429, _TOO_MANY_WRONG_KEYS
-    else:
-        outcome, status, body = Outcome.WRONG_KEY, 401, _WRONG_KEY
-    return Answer(outcome=outcome, status=status, body=body, connection=None, wait_s=wait_s)
-
-
 _CRASHED = "Something went wrong in Tallydesk. Reload the ticket and look at the balance before you try again."
-_WRONG_KEY = _rejected(
-    Outcome.WRONG_KEY,
-    "This card is out of date: reload the helpdesk and try again. If it goes on, ask an admin to press Repair "
-    "on the connection's page in Tallydesk. Nothing was added.",
-)
-_TOO_MANY_WRONG_KEYS = _rejected(
-    Outcome.TOO_MANY_WRONG_KEYS,
-    "This card is out of date and was tried too often: wait a minute, reload the helpdesk and try again. If it goes "
-    "on, ask an admin to press Repair on the connection's page in Tallydesk. Nothing was added.",
-)
-
-
-def _allow_origin(room: WidgetRoom, response: Response, connection: Connection | None) -> None:
-    origin = request.headers.get("Origin")
-    if origin is None:
-        return
-    response.headers["Vary"] = "Origin"
-    if connection is not None and origin == origin_of(room.settings.gorgias_base(connection.account_name)):
-        response.headers["Access-Control-Allow-Origin"] = origin
 
 
 def _is_known_origin(room: WidgetRoom, origin: str) -> bool:

@@ -12,7 +12,7 @@ from tests.house import Browser, House
 from tests.oauth.test_connecting import users
 from widget.connections import Connection
 from widget.inspector import Inspected
-from widget.views import CUSTOMER, EARNINGS, Outcome
+from widget.room import CUSTOMER, EARNINGS, Outcome
 
 ANA = "ana@example.com"
 MEMBER = r"/merchant_api/v1/customers.*"

@@ -119,6 +119,7 @@ def test_a_date_of_birth_that_is_switched_off_but_still_kept_is_not_shown(small_
     small_shop.rivo.update_customer(ANA, dob="05-31")
     small_shop.card()
     small_shop.rule(show_date_of_birth=False)
+    small_shop.clock.advance(1)
     assert small_shop.card()["date_of_birth"] == ""
 
 

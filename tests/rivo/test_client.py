@@ -29,7 +29,7 @@ from loyalty.rivo import Access, RivoClient
 from loyalty.rivo_wire import NewRivoEvent
 from storage.database import Database
 from storage.tables import gates
-from telemetry import without_private
+from telemetry import as_line
 from tests.databases import Clock
 from tests.oauth.scripted import Answer, Scripted
 from tests.rivo.conftest import ClientOf
@@ -513,7 +513,7 @@ def test_a_log_line_that_quotes_our_headers_does_so_without_the_key() -> None:
         "('authorization', b'raw-key')",
         '{"Authorization":"Bearer raw-key"}',
     ):
-        assert "raw-key" not in str(without_private(None, "", {"event": f"sent {quoted} to Rivo"}))
+        assert "raw-key" not in str(as_line(None, "info", {"event": f"sent {quoted} to Rivo"}))
 
 
 def test_the_key_is_in_no_error_no_log_line_and_no_metric(scripted: Scripted, odd: RivoClient) -> None:

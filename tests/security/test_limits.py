@@ -12,7 +12,7 @@ from limiting import Limit, network_of
 from oauth.views import STARTS_FROM_ONE_ADDRESS, STARTS_IN_ALL, STARTS_NEVER_REFUSED, Starts
 from tests.databases import Clock
 from tests.house import House
-from widget.views import WRONG_KEYS
+from widget.room import WRONG_KEYS
 
 
 def test_wrong_keys_are_refused_for_their_rate_and_right_ones_never(house: House) -> None:

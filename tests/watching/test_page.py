@@ -15,7 +15,7 @@ import console.room
 import loyalty.awards
 import oauth.wire
 import webhooks.views
-import widget.views
+import widget.room
 from loyalty.attempts import AttemptOutcome
 from loyalty.delivery import Confirmation
 from loyalty.journal import AwardState
@@ -37,8 +37,8 @@ PAGE = (ROOT / "docs" / "watching.md").read_text()
 LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
 # Where a page tells words, and the vocabularies they are of.
 WORDS: dict[str, list[type[StrEnum]]] = {
-    "cards": [widget.views.Outcome, ProgramReason],
-    "buttons": [loyalty.awards.Status, loyalty.awards.Refusal, RequestFault, widget.views.Outcome],
+    "cards": [widget.room.Outcome, ProgramReason],
+    "buttons": [loyalty.awards.Status, loyalty.awards.Refusal, RequestFault, widget.room.Outcome],
     "sign-in": [Purpose, oauth.wire.Refusal],
     "console": [console.room.Outcome, PlacementProblem, ProgramReason],
     "webhooks": [webhooks.views.Outcome, Fault],

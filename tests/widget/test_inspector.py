@@ -128,7 +128,9 @@ def test_a_button_that_sends_what_cannot_be_read_is_recorded_as_such(house: Hous
 
 
 @only_sqlite
-def test_watching_costs_a_card_no_statement(house: House, connection: Connection) -> None:
+def test_watching_costs_a_card_no_statement(
+    house: House, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The time until which it is recorded comes with the key; what is recorded is written by another thread."""
     house.add_member(connection.store, JANE, points=10)
     statements: list[tuple[str, str]] = []
@@ -137,10 +139,20 @@ def test_watching_costs_a_card_no_statement(house: House, connection: Connection
         statements.append((threading.current_thread().name, statement))
 
     counts = []
-    event.listen(house.services.database.engine, "before_cursor_execute", note)
+    database = house.services.database
+    event.listen(database.engine, "before_cursor_execute", note)
+    look_up = database.look_up
+
+    def noting_look_up(statement: Any, **values: Any) -> Any:
+        note(None, None, str(statement))
+        return look_up(statement, **values)
+
+    monkeypatch.setattr(database, "look_up", noting_look_up)
     for watching in (False, True):
         if watching:
             watch(house, connection)
+        # The key is read anew, as it is every second.
+        house.clock.advance(1)
         statements.clear()
         key = {"X-Api-Key": house.services.connections.newest_keys(connection.id).lookup}
         statements.clear()

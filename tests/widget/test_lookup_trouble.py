@@ -126,6 +126,7 @@ def test_a_secret_sealed_with_a_lost_key_is_a_card_that_says_so(house: House, co
     assert house.lookup(connection, JANE).json()["loyalty_status"] == "Member", "what is not shown is not opened"
     with house.services.database.write() as tx:
         tx.exec_driver_sql("UPDATE connections SET show_date_of_birth = 1")
+    house.clock.advance(1)
     _assert_unavailable(house, connection)
 
 

@@ -1,0 +1,112 @@
+"""The lookup behind the card, `/widget/customer`: a WSGI function of its own, since it is asked with every ticket.
+
+Flask's way to a view (contexts, session, hooks, response object) costs about as much as this whole answer, so `app.py`
+leads here past it. What holds for every answer still holds: request id, security headers, metrics, one log line.
+
+The lookup always answers 200 with a non-empty object, whatever arrives and whatever is broken here: after a hundred
+failures in a row Gorgias disables the integration. 401 is for a wrong key alone, and 429 for many of them from one
+address; a right key is never refused for its rate, since it is looked up first. No session, no cookie, no write.
+Source: https://docs.gorgias.com/en-US/faq/broken-or-disconnected-http-integration
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from http import HTTPStatus
+from time import perf_counter
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
+
+import orjson
+import structlog
+
+from loyalty import award_key
+from loyalty.program import Member, ProgramUnavailable
+from schemas.email import read_addresses
+from storage.trouble import TROUBLE, trouble_sentence
+from widget import card
+from widget.connections import Opened
+from widget.room import CUSTOMER, Answer, Outcome, WidgetRoom, answer_headers, inspect, tell, wrong_key
+from widget.template import KEY_HEADER
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+_KEY = f"HTTP_{KEY_HEADER.upper().replace('-', '_')}"
+_STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
+
+log = structlog.get_logger()
+
+
+def create_lookup(room: WidgetRoom) -> WSGIApplication:
+    """The WSGI function that answers GET and HEAD."""
+
+    def lookup(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        began = perf_counter()
+        answer = _look_up(room, environ)
+        body = orjson.dumps(answer.body)
+        headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+        headers += answer_headers(room, answer, origin=environ.get("HTTP_ORIGIN"))
+        seconds = tell("lookup", CUSTOMER, answer, began=began)
+        inspect(
+            room,
+            CUSTOMER,
+            answer,
+            seconds=seconds,
+            sent=lambda: _sent(environ),
+            user_agent=environ.get("HTTP_USER_AGENT", ""),
+        )
+        start_response(_STATUS_LINES[answer.status], headers)
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+    return lookup
+
+
+def _sent(environ: WSGIEnvironment) -> list[tuple[str, str]]:
+    """The fields of the query, as Werkzeug would read them."""
+    query = environ.get("QUERY_STRING", "").encode("latin-1").decode(errors="replace")
+    return parse_qsl(query, keep_blank_values=True, errors="werkzeug.url_quote")
+
+
+def _look_up(room: WidgetRoom, environ: WSGIEnvironment) -> Answer:
+    connection = None
+    try:
+        connection = room.connections.opened_by(environ.get(_KEY, ""))
+        if connection is None:
+            return wrong_key(room, peer=environ.get("REMOTE_ADDR"), forwarded_for=environ.get("HTTP_X_FORWARDED_FOR"))
+        addresses = read_addresses([value for name, value in _sent(environ) if name == "email"])
+        member = room.members.first(
+            connection.store, emails=addresses, with_date_of_birth=connection.show_date_of_birth
+        )
+        if member is None:
+            outcome = Outcome.NOT_FOUND if addresses else Outcome.NO_ADDRESS
+            body = card.without_member(card.NOT_FOUND, now=room.now())
+        else:
+            outcome = Outcome.FOUND
+            body = card.found(member, award_key=_award_key(room, connection, member))
+    except ProgramUnavailable as error:
+        body = card.without_member(card.UNAVAILABLE, now=room.now())
+        return Answer(
+            outcome=Outcome.PROGRAM_UNAVAILABLE, status=200, body=body, connection=connection, trouble=error.reason
+        )
+    except TROUBLE as error:
+        body = card.without_member(card.UNAVAILABLE, now=room.now())
+        return Answer(
+            outcome=Outcome.UNAVAILABLE, status=200, body=body, connection=connection, trouble=trouble_sentence(error)
+        )
+    except Exception:
+        # A bug of ours must not make Gorgias count failures; the traceback is for us.
+        log.exception("lookup", outcome=Outcome.CRASHED)
+        body = card.without_member(card.UNAVAILABLE, now=room.now())
+        return Answer(outcome=Outcome.CRASHED, status=200, body=body, connection=connection)
+    return Answer(outcome=outcome, status=200, body=body, connection=connection)
+
+
+def _award_key(room: WidgetRoom, connection: Opened, member: Member) -> str:
+    return award_key.mint(
+        hasher=room.hasher,
+        connection_id=connection.id,
+        member_hmac=room.hasher.email(member.email),
+        now=room.now(),
+        random_bytes=room.random_bytes,
+    )
