@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from schemas.widget import one_line, without_addresses
 from storage.database import Database
+from storage.statements import run
 from storage.tables import award_attempts
 
 ATTEMPTS_KEPT = timedelta(days=90)
@@ -78,16 +79,21 @@ def write_attempt(tx: Connection, operation_id: str, attempt: Attempt) -> None:
         )
         if counted.rowcount:
             return
-    tx.execute(
-        insert(award_attempts).values(
-            operation_id=operation_id,
-            at=attempt.at,
-            kind=attempt.kind,
-            outcome=attempt.outcome,
-            took_ms=attempt.took_ms,
-            answer=answer,
-        )
+    run(
+        tx,
+        _WRITE,
+        operation_id=operation_id,
+        at=attempt.at,
+        kind=attempt.kind.value,
+        outcome=str(attempt.outcome),
+        took_ms=attempt.took_ms,
+        answer=answer,
     )
+
+
+_WRITE = insert(award_attempts).values(
+    {name: bindparam(name) for name in ("operation_id", "at", "kind", "outcome", "took_ms", "answer")}
+)
 
 
 def attempts_of(database: Database, operation_id: str) -> list[Attempt]:

@@ -20,13 +20,24 @@ from enum import StrEnum
 from typing import Any
 
 import structlog
-from sqlalchemy import ColumnElement, Connection, and_, exists, func, literal, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    literal_column,
+    or_,
+    select,
+)
 from sqlalchemy.exc import SQLAlchemyError
 
 from loyalty.attempts import Attempt, AttemptKind, AttemptOutcome, write_attempt
 from loyalty.award_key import AwardKey
 from loyalty.delivery import LOOK_WITHIN_S, Delivery, Look
-from loyalty.journal import SETTLED, UNSETTLED, AwardState, Journal, Sending, SettledBy, what_of
+from loyalty.journal import SETTLED, AwardState, Journal, Sending, SettledBy, what_of
 from loyalty.members import Members
 from loyalty.program import (
     LoyaltyProgram,
@@ -40,6 +51,7 @@ from loyalty.program import (
 )
 from storage.database import Database
 from storage.sealing import CannotOpen, Hasher, RandomBytes, Sealer
+from storage.statements import run, run_one
 from storage.tables import awards
 
 log = structlog.get_logger()
@@ -206,23 +218,17 @@ class Awards:
             member = self._find_member(store, request)
         except (ProgramUnavailable, AwardRefused) as error:
             unread = error.reason is Refusal.MEMBER_NOT_FOUND or isinstance(error, ProgramUnavailable)
-            repeated = self._repeated(request, now=self._now()) if unread else None
+            repeated = self._repeated(store, request, now=self._now()) if unread else None
             if repeated is None:
                 raise
             log.info("award", outcome="repeated_unread", reason=error.reason)
             return repeated
         trouble = self._trouble_of(store)
         member_hmac = self._hasher.email(member.email)
-        asked = _Asked(
-            member_hmac=member_hmac,
-            agent_hmac=self._agent_hmac(request.origin),
-            fingerprint=self._fingerprint(request, member_hmac),
-            request=request,
-        )
+        asked = self._ask(store, request, member_hmac=member_hmac, email=member.email)
         now = self._now()
-        with self._database.write() as tx:
-            self._database.lock(tx, f"connection {request.origin.connection_id}")
-            self._database.lock(tx, f"member {store.id} {member_hmac}")
+        locks = f"connection {request.origin.connection_id}", f"member {store.id} {member_hmac}"
+        with self._database.write(*locks) as tx:
             earlier, key_is_free = self._earlier(tx, asked, now=now)
             if earlier is None:
                 _check_request(request, rules)
@@ -259,19 +265,14 @@ class Awards:
             in_review=earlier.state == AwardState.NEEDS_REVIEW,
         )
 
-    def _repeated(self, request: AwardRequest, *, now: datetime) -> AwardResult | None:
+    def _repeated(self, store: Store, request: AwardRequest, *, now: datetime) -> AwardResult | None:
         """The earlier award that this repeats, while the member cannot be read: nobody may hear then that nothing was
         added."""
         hmacs = [self._hasher.email(email) for email in request.emails]
         if not hmacs and request.key is not None:
             hmacs = [request.key.member_hmac]
         for member_hmac in hmacs:
-            asked = _Asked(
-                member_hmac=member_hmac,
-                agent_hmac=self._agent_hmac(request.origin),
-                fingerprint=self._fingerprint(request, member_hmac),
-                request=request,
-            )
+            asked = self._ask(store, request, member_hmac=member_hmac, email="")
             with self._database.read() as tx:
                 earlier, _ = self._earlier(tx, asked, now=now)
             if earlier is not None:
@@ -298,8 +299,7 @@ class Awards:
             if program.find_points(store, event=event, within_s=LOOK_WITHIN_S) is None:
                 raise AwardRefused(Refusal.NOT_UNDER_THIS_KEY)
         now = self._now()
-        with self._database.write() as tx:
-            self._database.lock(tx, f"connection {origin.connection_id}")
+        with self._database.write(f"connection {origin.connection_id}") as tx:
             row = tx.execute(select(awards).where(awards.c.operation_id == operation_id)).one()
             if row.state != AwardState.APPLIED or row.reverses is not None:
                 raise AwardRefused(Refusal.NOT_APPLIED)
@@ -312,12 +312,7 @@ class Awards:
             request = AwardRequest(
                 emails=(email,), points=-row.points, credit_cents=-row.credit_cents, origin=origin, reason="Undo"
             )
-            asked = _Asked(
-                member_hmac=row.member_hmac,
-                agent_hmac=self._agent_hmac(origin),
-                fingerprint=self._fingerprint(request, row.member_hmac),
-                request=request,
-            )
+            asked = self._ask(store, request, member_hmac=row.member_hmac, email=email)
             booked = self._book(tx, store, email=email, asked=asked, reverses=operation_id, now=now)
         return self._deliver(booked, asked, balance=None)
 
@@ -427,39 +422,27 @@ class Awards:
         """
         request = asked.request
         if request.key is not None:
-            used = tx.execute(
-                select(awards, _STANDS.label("stands")).where(
-                    awards.c.connection_id == request.origin.connection_id,
-                    awards.c.award_key_nonce == request.key.nonce,
-                )
-            ).one_or_none()
-            if used is None:
+            rows = run(tx, _USED, connection_id=request.origin.connection_id, nonce=request.key.nonce)
+            if not rows:
                 return None, True
+            used = rows[0]
             if used.stands and (now - used.created_at < self._window or used.state not in SETTLED):
                 if used.fingerprint != asked.fingerprint:
                     raise AwardRefused(Refusal.KEY_REUSED, points=used.points, wait_s=self._wait_s(used, now=now))
                 return used, False
-        alike = select(awards.c.operation_id).where(
-            awards.c.connection_id == request.origin.connection_id,
-            awards.c.ticket_id == request.origin.ticket_id,
-            awards.c.member_hmac == asked.member_hmac,
-            awards.c.points == request.points,
-            awards.c.credit_cents == request.credit_cents,
-            # Not an index's column by itself: SQLite would rather read all that this agent ever awarded.
-            func.coalesce(awards.c.agent_hmac, "") == asked.agent_hmac,
-            _IS_NO_UNDO,
-            _STANDS,
+        rows = run(
+            tx,
+            _ALIKE,
+            store_id=asked.store_id,
+            connection_id=request.origin.connection_id,
+            ticket_id=request.origin.ticket_id,
+            member_hmac=asked.member_hmac,
+            points=request.points,
+            credit_cents=request.credit_cents,
+            agent_hmac=asked.agent_hmac,
+            since=now - self._window,
         )
-        # Each found by an index of its own: with OR the connection's whole log would be read.
-        recent = alike.where(awards.c.created_at > now - self._window)
-        open_ = alike.where(awards.c.state.in_((*UNSETTLED, AwardState.NEEDS_REVIEW)))
-        earlier = tx.execute(
-            select(awards)
-            .where(awards.c.operation_id.in_(recent.union_all(open_)))
-            .order_by(awards.c.created_at.desc())
-            .limit(1)
-        ).one_or_none()
-        return earlier, False
+        return (rows[0] if rows else None), False
 
     def _wait_s(self, earlier: Any, *, now: datetime) -> int:
         """Seconds until the window of `earlier` has passed, at least 1."""
@@ -468,34 +451,32 @@ class Awards:
 
     def _check_caps(self, tx: Connection, asked: _Asked, *, rules: Rules, now: datetime) -> None:
         """Refuse what would exceed a day's cap. Unsettled awards count; undone ones do not; the day is UTC's."""
-        midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
         request = asked.request
-        counted = (
-            awards.c.connection_id == request.origin.connection_id,
-            awards.c.created_at >= midnight,
-            _IS_NO_UNDO,
-            _STANDS,
+        today = run_one(
+            tx,
+            _TODAY,
+            connection_id=request.origin.connection_id,
+            agent_hmac=asked.agent_hmac,
+            midnight=now.replace(hour=0, minute=0, second=0, microsecond=0),
         )
         if request.credit_cents:
-            cents = int(tx.scalar(select(func.coalesce(func.sum(awards.c.credit_cents), 0)).where(*counted)) or 0)
-            if cents + request.credit_cents > rules.max_credit_cents_per_day:
+            if today.credit_cents + request.credit_cents > rules.max_credit_cents_per_day:
                 raise AwardRefused(
-                    Refusal.CREDIT_ABOVE_CONNECTION_CAP, points=cents, limit=rules.max_credit_cents_per_day
+                    Refusal.CREDIT_ABOVE_CONNECTION_CAP,
+                    points=int(today.credit_cents),
+                    limit=rules.max_credit_cents_per_day,
                 )
             return
-        today = select(func.coalesce(func.sum(awards.c.points), 0)).where(*counted)
-        by_agent = int(tx.scalar(today.where(awards.c.agent_hmac == asked.agent_hmac)) or 0)
-        if by_agent + request.points > rules.max_points_per_agent_per_day:
+        if today.by_agent + request.points > rules.max_points_per_agent_per_day:
             raise AwardRefused(
                 Refusal.POINTS_ABOVE_AGENT_CAP,
-                points=by_agent,
+                points=int(today.by_agent),
                 limit=rules.max_points_per_agent_per_day,
                 agent_known=request.origin.agent_email is not None,
             )
-        by_connection = int(tx.scalar(today) or 0)
-        if by_connection + request.points > rules.max_points_per_day:
+        if today.points + request.points > rules.max_points_per_day:
             raise AwardRefused(
-                Refusal.POINTS_ABOVE_CONNECTION_CAP, points=by_connection, limit=rules.max_points_per_day
+                Refusal.POINTS_ABOVE_CONNECTION_CAP, points=int(today.points), limit=rules.max_points_per_day
             )
 
     def _book(
@@ -512,29 +493,28 @@ class Awards:
         """The intent; for a program of ours also points event and outcome, all in one transaction."""
         operation_id = "td_" + b32encode(self._random_bytes(15)).decode().lower()
         request = asked.request
-        agent = request.origin.agent_email
-        self._journal.write_intent(
-            tx,
-            operation_id=operation_id,
-            store_id=store.id,
-            connection_id=request.origin.connection_id,
-            member_hmac=asked.member_hmac,
-            member_email_sealed=self._sealer.seal(email),
-            points=request.points,
-            credit_cents=request.credit_cents,
-            reason=request.reason,
-            channel=request.origin.channel,
-            ticket_id=request.origin.ticket_id,
-            agent_hmac=asked.agent_hmac,
-            agent_email_sealed=None if agent is None else self._sealer.seal(agent),
-            agent_proof="proven" if request.origin.agent_proven else "claimed",
-            award_key_nonce=award_key_nonce,
-            fingerprint=asked.fingerprint,
-            reverses=reverses,
-            created_at=now,
-        )
+        award = {
+            "operation_id": operation_id,
+            "store_id": store.id,
+            "connection_id": request.origin.connection_id,
+            "member_hmac": asked.member_hmac,
+            "member_email_sealed": asked.member_email_sealed,
+            "points": request.points,
+            "credit_cents": request.credit_cents,
+            "reason": request.reason,
+            "channel": request.origin.channel,
+            "ticket_id": request.origin.ticket_id,
+            "agent_hmac": asked.agent_hmac,
+            "agent_email_sealed": asked.agent_email_sealed,
+            "agent_proof": "proven" if request.origin.agent_proven else "claimed",
+            "award_key_nonce": award_key_nonce,
+            "fingerprint": asked.fingerprint,
+            "reverses": reverses,
+            "created_at": now,
+        }
         program = self._programs[store.program]
         if program.remote:
+            self._journal.write_intent(tx, **award)
             sending = self._journal.begin(tx, operation_id, owner=self._delivery.new_owner())
             return _Booked(operation_id=operation_id, sending=sending)
         event = NewPointsEvent(
@@ -548,12 +528,23 @@ class Awards:
         try:
             done = program.add_points(store, event=event, within=tx)
         except UnknownMember as error:
-            # Gone between reading and booking; leaving the transaction undoes the intent too.
+            # Gone between reading and booking.
             raise AwardRefused(Refusal.MEMBER_NOT_FOUND) from error
-        self._journal.settle(
-            tx, operation_id, state=AwardState.APPLIED, balance=done.points_balance, by=SettledBy.ANSWER
-        )
+        self._journal.write_applied(tx, balance=done.points_balance, **award)
         return _Booked(operation_id=operation_id, points_balance=done.points_balance)
+
+    def _ask(self, store: Store, request: AwardRequest, *, member_hmac: str, email: str) -> _Asked:
+        """The request as it is kept. Sealed before a transaction begins: others wait for its end."""
+        agent = request.origin.agent_email
+        return _Asked(
+            request=request,
+            store_id=store.id,
+            member_hmac=member_hmac,
+            member_email_sealed=self._sealer.seal(email),
+            agent_hmac=self._agent_hmac(request.origin),
+            agent_email_sealed=None if agent is None else self._sealer.seal(agent),
+            fingerprint=self._fingerprint(request, member_hmac),
+        )
 
     def _agent_hmac(self, origin: Origin) -> str:
         return "" if origin.agent_email is None else self._hasher.email(origin.agent_email)
@@ -576,8 +567,11 @@ class _Asked:
     """A request with what identifies it at rest."""
 
     request: AwardRequest
+    store_id: int
     member_hmac: str
+    member_email_sealed: str
     agent_hmac: str
+    agent_email_sealed: str | None
     fingerprint: str
 
 
@@ -633,8 +627,57 @@ _STANDS: ColumnElement[bool] = and_(
         _undo.c.reverses == awards.c.operation_id,
         _undo.c.state == AwardState.APPLIED,
         # Says nothing new, but in the words of the partial index: SQLite does not use it otherwise.
-        _undo.c.state != literal(AwardState.REJECTED.value, literal_execute=True),
+        _undo.c.state != literal_column(f"'{AwardState.REJECTED}'"),
     ),
 )
 # Not `IS NULL`, for which SQLite would walk through all awards that are no undo instead of one connection's day.
 _IS_NO_UNDO: ColumnElement[bool] = func.coalesce(awards.c.reverses, "") == ""
+
+_USED = select(awards, _STANDS.label("stands")).where(
+    awards.c.connection_id == bindparam("connection_id"), awards.c.award_key_nonce == bindparam("nonce")
+)
+
+# Found among the member's own awards, which are few, whatever the connection gives in a minute.
+_ALIKE = (
+    select(awards)
+    .where(
+        awards.c.store_id == bindparam("store_id"),
+        awards.c.member_hmac == bindparam("member_hmac"),
+        awards.c.connection_id + 0 == bindparam("connection_id"),
+        awards.c.ticket_id == bindparam("ticket_id"),
+        awards.c.points == bindparam("points"),
+        awards.c.credit_cents == bindparam("credit_cents"),
+        func.coalesce(awards.c.agent_hmac, "") == bindparam("agent_hmac"),
+        _IS_NO_UNDO,
+        _STANDS,
+        or_(
+            awards.c.created_at > bindparam("since"),
+            and_(awards.c.state != AwardState.APPLIED.value, awards.c.state != AwardState.REJECTED.value),
+        ),
+    )
+    .order_by(awards.c.created_at.desc())
+    .limit(1)
+)
+
+_first = awards.alias("first")
+_given = awards.alias("given")
+_whose = func.coalesce(_first.c.agent_hmac, _given.c.agent_hmac)
+# The day's awards of a connection: points, those of one agent, and store credit in hundredths. An undo takes back what
+# counted, if that was today, from whoever had given it; while it is being confirmed it has taken nothing.
+_TODAY = (
+    select(
+        func.coalesce(func.sum(_given.c.points), 0).label("points"),
+        func.coalesce(func.sum(case((_whose == bindparam("agent_hmac"), _given.c.points))), 0).label("by_agent"),
+        func.coalesce(func.sum(_given.c.credit_cents), 0).label("credit_cents"),
+    )
+    .select_from(_given.outerjoin(_first, _first.c.operation_id == _given.c.reverses))
+    .where(
+        _given.c.connection_id == bindparam("connection_id"),
+        _given.c.created_at >= bindparam("midnight"),
+        _given.c.state != AwardState.REJECTED.value,
+        or_(
+            func.coalesce(_given.c.reverses, "") == "",
+            and_(_given.c.state == AwardState.APPLIED.value, _first.c.created_at >= bindparam("midnight")),
+        ),
+    )
+)

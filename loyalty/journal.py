@@ -2,7 +2,7 @@
 
     pending → sending → applied | rejected | unknown → applied | rejected | needs_review
 
-On the embedded ledger an award is written as pending and applied in one transaction. For a program elsewhere nothing
+On the embedded ledger an award is booked and written as applied in one transaction. For a program elsewhere nothing
 of the network happens inside a transaction: `sending` is written first, under a lease, the outcome after. Only who
 holds the lease may write the outcome, so that an award is never settled twice; evidence (the program's own webhook, a
 person's word) needs none, and whoever comes later finds the award settled. The attempt that led to a step is written
@@ -18,13 +18,14 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, exists, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, exists, insert, or_, select, update
 
 from loyalty.attempts import Attempt, AttemptKind, AttemptOutcome, write_attempt
 from loyalty.program import NewPointsEvent, ProgramKind, Store
 from storage.database import Database
 from storage.queue import defer
 from storage.sealing import Sealer
+from storage.statements import run, run_one
 from storage.tables import awards, jobs, stores
 
 # Jobs. What follows a settled award is decided above, where a helpdesk is known.
@@ -93,18 +94,23 @@ class Journal:
         self._sealer = sealer
         self._now = now
 
-    def write_intent(self, tx: Connection, *, operation_id: str, store_id: int, **values: Any) -> None:
-        """Write a new award down, as pending."""
-        tx.execute(
-            insert(awards).values(
-                operation_id=operation_id,
-                store_id=store_id,
-                state=AwardState.PENDING,
-                note_state=NoteState.NONE,
-                key_version=select(stores.c.key_version).where(stores.c.id == store_id).scalar_subquery(),
-                **values,
-            )
-        )
+    def write_intent(self, tx: Connection, **values: Any) -> None:
+        """Write a new award down, as pending. `values` are the columns of NEW_AWARD."""
+        run(tx, _NEW, **values, **_PENDING)
+
+    def write_applied(self, tx: Connection, *, balance: int | None, **values: Any) -> None:
+        """Write down an award that is booked in this very transaction. `values` as for `write_intent`."""
+        now = self._now()
+        applied = {
+            "state": AwardState.APPLIED.value,
+            "balance_after": balance,
+            "settled_at": now,
+            "settled_by": SettledBy.ANSWER.value,
+        }
+        noted = {"note_state": NoteState.DUE.value, "note_due_at": now} if values["ticket_id"] else {}
+        run(tx, _NEW, **values, **{**_PENDING, **applied, **noted})
+        if noted:
+            defer(tx, AWARD_SETTLED, values["operation_id"], run_at=now, sooner=True)
 
     def begin(self, tx: Connection, operation_id: str, *, owner: str, held: bool = False) -> Sending | None:
         """The award is about to be sent, by `owner`. A job is asked for that takes over should the owner vanish.
@@ -112,18 +118,11 @@ class Journal:
         `held`: the worker, and only if `owner` holds it still; None when not.
         """
         lease_until = self._now() + (WORKER_LEASE if held else AGENT_LEASE)
-        row = tx.execute(
-            update(awards)
-            .where(
-                awards.c.operation_id == operation_id,
-                awards.c.state.in_((AwardState.PENDING, AwardState.UNKNOWN)),
-                *_held_by(owner if held else None),
-            )
-            .values(state=AwardState.SENDING, sends=awards.c.sends + 1, lease_owner=owner, lease_until=lease_until)
-            .returning(awards)
-        ).one_or_none()
-        if row is None:
+        begin = _BEGIN_HELD if held else _BEGIN
+        rows = run(tx, begin, of=operation_id, owner=owner, until=lease_until)
+        if not rows:
             return None
+        row = rows[0]
         defer(tx, CONFIRM_AWARD, operation_id, run_at=lease_until)
         return Sending(
             operation_id=operation_id,
@@ -202,27 +201,26 @@ class Journal:
         with_note: bool = True,
     ) -> bool:
         """Write the outcome, once; what follows from it is asked for in the same transaction."""
-        open_ = awards.c.state.not_in(SETTLED) if only_from is None else awards.c.state == only_from
-        ticket_id = tx.execute(
-            update(awards)
-            .where(awards.c.operation_id == operation_id, open_, *_held_by(owner))
-            .values(
-                state=state,
-                balance_after=balance,
-                settled_at=self._now(),
-                settled_by=by,
-                told=told,
-                marked_by_sealed=None if marked_by is None else self._sealer.seal(marked_by),
-                lease_owner=None,
-                lease_until=None,
-            )
-            .returning(awards.c.ticket_id)
-        ).one_or_none()
-        if ticket_id is None:
-            return False
-        if with_note:
-            self._ask_for_note(tx, operation_id, ticket_id=ticket_id[0])
-        return True
+        statement, who = _SETTLE, {}
+        if only_from is not None:
+            statement, who = _SETTLE_FROM, {"only_from": only_from.value}
+        elif owner is not None:
+            statement, who = _SETTLE_HELD, {"owner": owner}
+        rows = run(
+            tx,
+            statement,
+            of=operation_id,
+            outcome=state.value,
+            balance=balance,
+            at=self._now(),
+            how=by.value,
+            words=told,
+            person=None if marked_by is None else self._sealer.seal(marked_by),
+            **who,
+        )
+        if rows and with_note:
+            self._ask_for_note(tx, operation_id, ticket_id=rows[0].ticket_id)
+        return bool(rows)
 
     def unknown(self, operation_id: str, *, owner: str, attempt: Attempt) -> datetime:
         """The attempt has ended without telling what it did. Returns when to look for it."""
@@ -347,8 +345,7 @@ class Journal:
 
     def read(self, operation_id: str) -> Any:
         """The award's row with its store's program, and the version of the key that the store has now; or None."""
-        with self._database.read() as tx:
-            return tx.execute(_WITH_PROGRAM.where(awards.c.operation_id == operation_id)).one_or_none()
+        return next(iter(self._database.look_up(_READ, of=operation_id)), None)
 
     def forgotten(self, *, limit: int = 100) -> list[str]:
         """Unsettled awards that nobody holds and for which no job waits: for the sweep."""
@@ -381,11 +378,7 @@ class Journal:
 
     def _ask_for_note(self, tx: Connection, operation_id: str, *, ticket_id: str) -> None:
         if ticket_id:
-            tx.execute(
-                update(awards)
-                .where(awards.c.operation_id == operation_id)
-                .values(note_state=NoteState.DUE, note_reason=None, note_attempts=0, note_due_at=self._now())
-            )
+            run(tx, _NOTE_DUE, of=operation_id, at=self._now())
             defer(tx, AWARD_SETTLED, operation_id, run_at=self._now(), sooner=True)
 
 
@@ -396,12 +389,89 @@ def what_of(reason: str) -> str:
 
 def store_of(tx: Connection, store_id: int) -> Store:
     """The store with this id."""
-    program = tx.execute(select(stores.c.program).where(stores.c.id == store_id)).scalar_one()
-    return Store(id=store_id, program=ProgramKind(program))
+    row = run_one(tx, _PROGRAM, of=store_id)
+    return Store(id=store_id, program=ProgramKind(row.program))
+
+
+_PROGRAM = select(stores.c.program).where(stores.c.id == bindparam("of"))
 
 
 _WITH_PROGRAM = select(awards, stores.c.program, stores.c.key_version.label("present_key_version")).join(
     stores, stores.c.id == awards.c.store_id
+)
+
+
+_READ = _WITH_PROGRAM.where(awards.c.operation_id == bindparam("of"))
+
+# What is known of an award when it is asked for.
+NEW_AWARD = (
+    "operation_id",
+    "store_id",
+    "connection_id",
+    "member_hmac",
+    "member_email_sealed",
+    "points",
+    "credit_cents",
+    "reason",
+    "channel",
+    "ticket_id",
+    "agent_hmac",
+    "agent_email_sealed",
+    "agent_proof",
+    "award_key_nonce",
+    "fingerprint",
+    "reverses",
+    "created_at",
+)
+_PENDING = {
+    "state": AwardState.PENDING.value,
+    "balance_after": None,
+    "settled_at": None,
+    "settled_by": None,
+    "note_state": NoteState.NONE.value,
+    "note_due_at": None,
+}
+_NEW = insert(awards).values(
+    key_version=select(stores.c.key_version).where(stores.c.id == bindparam("store_id")).scalar_subquery(),
+    **{name: bindparam(name) for name in (*NEW_AWARD, *_PENDING)},
+)
+
+_IS_IT = awards.c.operation_id == bindparam("of")
+_IS_HELD = awards.c.lease_owner == bindparam("owner")
+_BEGIN = (
+    update(awards)
+    .where(_IS_IT, or_(awards.c.state == AwardState.PENDING.value, awards.c.state == AwardState.UNKNOWN.value))
+    .values(
+        state=AwardState.SENDING.value,
+        sends=awards.c.sends + 1,
+        lease_owner=bindparam("owner"),
+        lease_until=bindparam("until"),
+    )
+    .returning(awards)
+)
+_BEGIN_HELD = _BEGIN.where(_IS_HELD)
+_OUTCOME = (
+    update(awards)
+    .where(_IS_IT)
+    .values(
+        state=bindparam("outcome"),
+        balance_after=bindparam("balance"),
+        settled_at=bindparam("at"),
+        settled_by=bindparam("how"),
+        told=bindparam("words"),
+        marked_by_sealed=bindparam("person"),
+        lease_owner=None,
+        lease_until=None,
+    )
+    .returning(awards.c.ticket_id)
+)
+_SETTLE = _OUTCOME.where(awards.c.state != AwardState.APPLIED.value, awards.c.state != AwardState.REJECTED.value)
+_SETTLE_HELD = _SETTLE.where(_IS_HELD)
+_SETTLE_FROM = _OUTCOME.where(awards.c.state == bindparam("only_from"))
+_NOTE_DUE = (
+    update(awards)
+    .where(_IS_IT)
+    .values(note_state=NoteState.DUE.value, note_reason=None, note_attempts=0, note_due_at=bindparam("at"))
 )
 
 

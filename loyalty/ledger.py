@@ -42,6 +42,7 @@ from loyalty.program import (
 )
 from storage.database import Database, insert_into
 from storage.sealing import Hasher, RandomBytes, Sealer
+from storage.statements import run, run_one
 from storage.tables import ledger_entries, ledger_transactions, members, stores
 
 # Lifetime points from which a member holds the tier; the last one reached counts.
@@ -93,6 +94,8 @@ _SHOWN = (
     .order_by(ledger_transactions.c.id.desc())
     .limit(SHOWN_ACTIVITY)
 )
+
+_BOOKED_FOR = _MEMBER.with_only_columns(members.c.id, members.c.balance, members.c.erased_at)
 
 _OPERATION = select(ledger_transactions.c.id).where(
     ledger_transactions.c.store_id == bindparam("store_id"),
@@ -209,20 +212,17 @@ class Ledger:
         if within is None:
             raise TypeError("the ledger books within its caller's transaction")
         tx = within
-        member = tx.execute(
-            select(members.c.id, members.c.balance, members.c.erased_at).where(
-                members.c.store_id == store.id,
-                members.c.email_hmac == self._hasher.email(event.email),
-            )
-        ).one_or_none()
-        if member is None:
+        rows = run(tx, _BOOKED_FOR, store_id=store.id, email_hmac=self._hasher.email(event.email))
+        if not rows:
             raise UnknownMember
-        booked = tx.scalar(_OPERATION, {"store_id": store.id, "operation_id": event.operation_id})
-        if booked is not None:
+        member = rows[0]
+        # An id that was made for this very event is booked nowhere yet; were it, the database would refuse it.
+        if not event.first_send and run(tx, _OPERATION, store_id=store.id, operation_id=event.operation_id):
             return PointsEvent(operation_id=event.operation_id, points_balance=member.balance)
         reverses_id = None
         if event.reverses is not None:
-            reverses_id = tx.scalars(_OPERATION, {"store_id": store.id, "operation_id": event.reverses}).one()
+            reversed_ = run_one(tx, _OPERATION, store_id=store.id, operation_id=event.reverses)
+            reverses_id = reversed_.id
         balance = book(
             tx,
             store_id=store.id,
@@ -297,50 +297,69 @@ def book(
 
     Positive `points` go to the member, negative ones are taken. Raises IntegrityError when the operation id is booked.
     """
-    transaction_id = tx.execute(
-        insert(ledger_transactions)
-        .values(
-            store_id=store_id,
-            member_id=member_id,
-            operation_id=operation_id,
-            kind=kind,
-            what=what,
-            points=points,
-            reverses_id=reverses_id,
-            created_at=now,
-        )
-        .returning(ledger_transactions.c.id)
-    ).scalar_one()
+    transaction = run_one(
+        tx,
+        _BOOK,
+        store_id=store_id,
+        member_id=member_id,
+        operation_id=operation_id,
+        kind=kind.value,
+        what=what,
+        points=points,
+        reverses_id=reverses_id,
+        created_at=now,
+    )
     member_side, program_side = ("credit", "debit") if points > 0 else ("debit", "credit")
-    tx.execute(
-        insert(ledger_entries),
-        [
-            {
-                "transaction_id": transaction_id,
-                "member_id": None,
-                "side": program_side,
-                "points": abs(points),
-            },
-            {
-                "transaction_id": transaction_id,
-                "member_id": member_id,
-                "side": member_side,
-                "points": abs(points),
-            },
-        ],
+    run(
+        tx,
+        _BOOK_ENTRIES,
+        transaction=transaction.id,
+        program=None,
+        program_side=program_side,
+        member=member_id,
+        member_side=member_side,
+        sum=abs(points),
     )
     earned = points if kind in EARNING_KINDS else 0
-    balance: int = tx.execute(
-        update(members)
-        .where(members.c.id == member_id)
-        .values(
-            balance=members.c.balance + points,
-            lifetime_points=members.c.lifetime_points + earned,
-            updated_at=now,
-        )
-        .returning(members.c.balance)
-    ).scalar_one()
+    member = run_one(tx, _MOVE, of=member_id, moved=points, earned=earned, at=now)
+    balance: int = member.balance
     return balance
+
+
+_BOOK = (
+    insert(ledger_transactions)
+    .values(
+        {
+            name: bindparam(name)
+            for name in (
+                *("store_id", "member_id", "operation_id", "kind"),
+                *("what", "points", "reverses_id", "created_at"),
+            )
+        }
+    )
+    .returning(ledger_transactions.c.id)
+)
+_BOOK_ENTRIES = insert(ledger_entries).values(
+    [
+        {
+            "transaction_id": bindparam("transaction"),
+            "member_id": bindparam(side),
+            "side": bindparam(f"{side}_side"),
+            "points": bindparam("sum"),
+        }
+        for side in ("program", "member")
+    ]
+)
+_MOVE = (
+    update(members)
+    .where(members.c.id == bindparam("of"))
+    .values(
+        balance=members.c.balance + bindparam("moved"),
+        lifetime_points=members.c.lifetime_points + bindparam("earned"),
+        updated_at=bindparam("at"),
+    )
+    .returning(members.c.balance)
+)
 
 
 def verify(tx: Connection) -> Iterator[str]:

@@ -7,14 +7,17 @@ a transaction that first reads and then writes would otherwise fail with "databa
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import sqlite3
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from time import monotonic
 from typing import Any, cast
 
@@ -28,7 +31,7 @@ from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError, OperationalError
 
-from storage.lookups import Lookup, SqliteReaders
+from storage.statements import prepared
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 UNWRITABLE = "The database file cannot be written. Check the permissions of its folder."
@@ -36,6 +39,8 @@ UNWRITABLE = "The database file cannot be written. Check the permissions of its 
 
 # Below the 2.5 s in which a card answers, and the 10 s in which an award does.
 READ_S, WRITE_S = 2, 8
+# How long a writer of SQLite waits for those before it; then SQLite itself waits for others, up to five seconds.
+TURN_S = 4
 # A connection to PostgreSQL that was not used for so long is asked whether it still lives, before it is trusted.
 IDLE_S = 1.0
 
@@ -71,7 +76,8 @@ class Database:
             event.listen(self.engine, "connect", _prepare_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
             self._reader = self.engine
-            self._lookups = SqliteReaders(name or "")
+            self._readers = _SqliteReaders(name or "")
+            self._turns = _Turns(f"{name}-turn")
         else:
             self.engine = create_engine(
                 url,
@@ -88,27 +94,25 @@ class Database:
             # PostgreSQL would show each statement the newest commits: a balance without its activity.
             self._reader = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             self._single = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+            self._turns = _Turns(None)
         self._writer = self.engine.execution_options(tallydesk_write=True)
-        self._prepared: dict[Select[Any], Lookup] = {}
 
     def look_up(self, statement: Select[Any], **values: Any) -> list[Any]:
         """The rows of one statement, a transaction of its own and the shortest way to an answer.
 
         For statements that live as long as the module they stand in, with `values` for their parameters.
         """
-        lookup = self._prepared.get(statement)
-        if lookup is None:
-            lookup = self._prepared[statement] = Lookup(statement, self.engine.dialect)
-        parameters = lookup.parameters(values)
+        ready = prepared(statement, self.engine.dialect)
+        parameters = ready.parameters(values)
         if self.sqlite:
-            return lookup.rows(self._lookups.fetch(lookup.sql, parameters))
+            return ready.rows(self._readers.fetch(ready.sql, parameters))
         try:
-            return lookup.rows(self._fetch(lookup.sql, parameters))
+            return ready.rows(self._fetch(ready.sql, parameters))
         except DBAPIError as error:
             if not error.connection_invalidated:
                 raise
             # The server was started anew since the connection was last used: all of them were dropped just now.
-            return lookup.rows(self._fetch(lookup.sql, parameters))
+            return ready.rows(self._fetch(ready.sql, parameters))
 
     def _fetch(self, sql: str, parameters: Any) -> list[Any]:
         with self._single.connect() as connection:
@@ -126,10 +130,15 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
-        """A transaction that is committed when the block ends and rolled back when it raises. Keep it short."""
-        with self._writer.begin() as connection:
+    def write(self, *locks: str) -> Iterator[Connection]:
+        """A transaction that is committed when the block ends and rolled back when it raises. Keep it short.
+
+        It begins as holder of `locks`, as from `lock`, one after the other.
+        """
+        with self._turns.next(), self._writer.begin() as connection:
             self.limit_statements(connection, seconds=WRITE_S)
+            for name in locks:
+                self.lock(connection, name)
             yield connection
 
     def limit_statements(self, tx: Connection, *, seconds: int) -> None:
@@ -159,7 +168,8 @@ class Database:
     def close(self) -> None:
         """Close every pooled connection."""
         if self.sqlite:
-            self._lookups.close()
+            self._readers.close()
+            self._turns.close()
         self.engine.dispose()
 
     def require_current(self) -> None:
@@ -189,6 +199,77 @@ class Database:
         config.set_main_option("script_location", str(MIGRATIONS))
         config.attributes["database"] = self
         return config
+
+
+class _Turns:
+    """Who may write to a SQLite file next, on this machine: one after the other, woken as soon as the last has ended.
+
+    SQLite itself lets writers look again after growing pauses, so that under load some wait for seconds while others
+    pass. A lock of this process keeps all but one of its threads back; that one waits for the other processes with the
+    kernel's lock on an empty file, which ends with whoever held it. Programs that do not take turns (a backup, a shell)
+    are still waited for as SQLite does.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        self._path = path
+        self._lock = Lock()
+        self._file: int | None = None
+
+    @contextmanager
+    def next(self) -> Iterator[None]:
+        """Wait for the turn and hold it. Raises DBAPIError when it does not come."""
+        if self._path is None:
+            yield
+            return
+        if not self._lock.acquire(timeout=TURN_S):
+            busy = sqlite3.OperationalError("database is locked")
+            raise DBAPIError.instance("BEGIN IMMEDIATE", None, busy, sqlite3.Error, hide_parameters=True)
+        try:
+            if self._file is None:
+                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+        finally:
+            self._lock.release()
+
+    def close(self) -> None:
+        """Give the file back."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+class _SqliteReaders:
+    """Connections to a SQLite file that only read, handed from thread to thread: there are as many as are in use at
+    once, and the one used last, whose cache is warm, is used next."""
+
+    def __init__(self, path: str) -> None:
+        self._address = f"{Path(path).absolute().as_uri()}?mode=ro"
+        self._idle: deque[sqlite3.Connection] = deque()
+
+    def fetch(self, sql: str, parameters: Any) -> list[Any]:
+        """The rows of one SELECT. Raises DBAPIError, as SQLAlchemy does."""
+        reader = None
+        try:
+            try:
+                reader = self._idle.pop()
+            except IndexError:
+                reader = sqlite3.connect(self._address, uri=True, isolation_level=None, check_same_thread=False)
+                reader.execute("PRAGMA busy_timeout=5000").close()
+            return reader.execute(sql, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise DBAPIError.instance(sql, None, error, sqlite3.Error, hide_parameters=True) from error
+        finally:
+            if reader is not None:
+                self._idle.append(reader)
+
+    def close(self) -> None:
+        """Close those that nobody uses."""
+        while self._idle:
+            self._idle.pop().close()
 
 
 @cache

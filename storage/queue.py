@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, and_, delete, func, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, func, or_, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from storage import engine
+from storage.statements import run
 from storage.tables import jobs, workers
 
 
@@ -35,16 +36,16 @@ def defer(tx: Connection, name: str, ref: str, *, run_at: datetime, sooner: bool
     if tx.dialect.name == "postgresql":
         engine.defer(tx, name, ref, run_at=run_at, sooner=sooner)
         return
-    asked = insert(jobs).values(name=name, ref=ref, run_at=run_at)
-    if sooner:
-        asked = asked.on_conflict_do_update(
-            index_elements=[jobs.c.name, jobs.c.ref],
-            set_={"run_at": run_at},
-            where=and_(jobs.c.lease_owner.is_(None), jobs.c.run_at > run_at),
-        )
-    else:
-        asked = asked.on_conflict_do_nothing()
-    tx.execute(asked)
+    run(tx, _ASK_SOONER if sooner else _ASK, name=name, ref=ref, run_at=run_at)
+
+
+_NEW = insert(jobs).values({name: bindparam(name) for name in ("name", "ref", "run_at")})
+_ASK = _NEW.on_conflict_do_nothing()
+_ASK_SOONER = _NEW.on_conflict_do_update(
+    index_elements=[jobs.c.name, jobs.c.ref],
+    set_={"run_at": _NEW.excluded.run_at},
+    where=and_(jobs.c.lease_owner.is_(None), jobs.c.run_at > _NEW.excluded.run_at),
+)
 
 
 def waiting(tx: Connection, *, now: datetime) -> dict[str, int]:

@@ -329,7 +329,8 @@ awards = Table(
     # When everything personal in it was erased: sealed e-mails are empty texts since, HMACs mean nobody.
     Column("erased_at", UtcTime),
     UniqueConstraint("connection_id", "award_key_nonce"),
-    Index("ix_awards_connection_id_created_at", "connection_id", "created_at"),
+    # All that the sums of a connection's day are made of.
+    Index("ix_awards_day", "connection_id", "created_at", "state", "agent_hmac", "points", "credit_cents", "reverses"),
     Index("ix_awards_connection_id_agent_hmac_created_at", "connection_id", "agent_hmac", "created_at"),
     Index("ix_awards_connection_id_state_created_at", "connection_id", "state", "created_at"),
     Index("ix_awards_note_state_created_at", "note_state", "created_at"),

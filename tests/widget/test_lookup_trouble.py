@@ -180,7 +180,7 @@ def _assert_unavailable(house: House, connection: Connection, *, key: str | None
     shown = answer.json()
     assert len(shown) == 11
     assert shown.pop("loyalty_status") == "Temporarily unavailable"
-    assert shown.pop("as_of") == "2026-03-14T09:30:00Z"
+    assert shown.pop("as_of") == f"{house.clock():%Y-%m-%dT%H:%M:%SZ}"
     assert shown.pop("recent_activity") == []
     assert set(shown.values()) == {""}
     assert answer.headers["Cache-Control"] == "no-store"

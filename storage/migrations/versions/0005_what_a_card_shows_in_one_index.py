@@ -1,4 +1,4 @@
-"""what a card shows of a member's history stands in one index: five rows that lie side by side"""
+"""what a card shows of a member's history, and what a connection's day is summed from, stand in one index each"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,6 +10,7 @@ depends_on = None
 
 COLUMNS = ("id", "store_id", "member_id", "operation_id", "kind", "reverses_id", "points", "created_at")
 SHOWN = ["member_id", "id", "created_at", "what", "points"]
+SUMMED = ["connection_id", "created_at", "state", "agent_hmac", "points", "credit_cents", "reverses"]
 
 
 def upgrade() -> None:
@@ -39,3 +40,5 @@ def upgrade() -> None:
         )
     op.drop_index("ix_ledger_transactions_member_id_id", "ledger_transactions")
     op.create_index(f"ix_ledger_transactions_{'_'.join(SHOWN)}", "ledger_transactions", SHOWN)
+    op.drop_index("ix_awards_connection_id_created_at", "awards")
+    op.create_index("ix_awards_day", "awards", SUMMED)

@@ -1,0 +1,105 @@
+"""Statements that are run with every ticket and every award: written for a database once, and put to its driver.
+
+SQLAlchemy's own way to run a statement costs several times what SQLite needs for it, most of all where the statement is
+put together anew (docs/benchmarks.md). They are written with SQLAlchemy all the same, one text for both databases, as
+constants of their modules; values go in and come out as the types of their columns say.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Delete, Dialect, Insert, Select, Update
+from sqlalchemy.exc import DBAPIError, NoResultFound
+from sqlalchemy.sql.compiler import SQLCompiler
+
+Writing = Insert | Update | Delete
+
+
+class Statement:
+    """One statement in the words of `dialect`. None of its parameters is a list."""
+
+    def __init__(self, statement: Select[Any] | Writing, dialect: Dialect) -> None:
+        compiled = statement.compile(dialect=dialect)
+        assert isinstance(compiled, SQLCompiler)  # noqa: S101 (what compiling a statement gives)
+        self.sql = str(compiled)
+        self._given = dict(compiled.params)
+        self._order = compiled.positiontup
+        writers = {
+            name: bind.type.dialect_impl(dialect).bind_processor(dialect) for name, bind in compiled.binds.items()
+        }
+        self._write = {name: write for name, write in writers.items() if write is not None}
+        for name, value in self._given.items():
+            if name in self._write:
+                self._given[name] = self._write[name](value)
+        columns = (statement.selected_columns if isinstance(statement, Select) else statement.exported_columns).items()
+        self.has_rows = bool(columns)
+        self._row: Any = namedtuple("Row", [name for name, _ in columns])  # type: ignore[misc]
+        readers = [column.type.dialect_impl(dialect).result_processor(dialect, None) for _, column in columns]
+        self._read: list[tuple[int, Callable[[Any], Any]]] = [(at, read) for at, read in enumerate(readers) if read]
+
+    def parameters(self, values: dict[str, Any]) -> Any:
+        """What the driver takes beside `sql`."""
+        for name, write in self._write.items():
+            if name in values:
+                values[name] = write(values[name])
+        values = {**self._given, **values}
+        return values if self._order is None else tuple([values[name] for name in self._order])
+
+    def rows(self, found: Sequence[Sequence[Any]]) -> list[Any]:
+        """The driver's rows, with the names of the columns and their types."""
+        if not self._read:
+            return [self._row._make(values) for values in found]
+        rows = []
+        for values in map(list, found):
+            for at, read in self._read:
+                values[at] = read(values[at])
+            rows.append(self._row._make(values))
+        return rows
+
+
+_prepared: dict[tuple[str, Any], Statement] = {}
+
+
+def prepared(statement: Select[Any] | Writing, dialect: Dialect) -> Statement:
+    """`statement`, which lives as long as its module, in the words of `dialect`."""
+    key = dialect.name, statement
+    found = _prepared.get(key)
+    if found is None:
+        found = _prepared[key] = Statement(statement, dialect)
+    return found
+
+
+def run(tx: Connection, statement: Select[Any] | Writing, **values: Any) -> list[Any]:
+    """Run `statement` in `tx` with `values` for its parameters; the rows it gives. Raises DBAPIError."""
+    dialect = tx.dialect
+    ready = prepared(statement, dialect)
+    if not tx.in_transaction():
+        tx.begin()
+    try:
+        driver: Any = tx.connection.driver_connection
+        cursor = driver.execute(ready.sql, ready.parameters(values))
+        return ready.rows(cursor.fetchall()) if ready.has_rows else []
+    except dialect.loaded_dbapi.Error as error:
+        lost = dialect.is_disconnect(error, tx.connection, None)
+        if lost:
+            tx.invalidate(error)
+        raise DBAPIError.instance(
+            ready.sql,
+            None,
+            error,
+            dialect.loaded_dbapi.Error,
+            hide_parameters=True,
+            connection_invalidated=lost,
+            dialect=dialect,
+        ) from error
+
+
+def run_one(tx: Connection, statement: Select[Any] | Writing, **values: Any) -> Any:
+    """The one row that `run` gives. Raises NoResultFound when there is another number of them."""
+    rows = run(tx, statement, **values)
+    if len(rows) != 1:
+        raise NoResultFound(f"{len(rows)} rows where there should be one.")
+    return rows[0]
