@@ -63,9 +63,11 @@ def _hosts(house: House, folder: Path) -> Iterator[tuple[int, psutil.Process, ps
         port = stack.enter_context(free_port())
         env = {**environment_of(house), "RIVO_URL": house.services.settings.rivo_url, "TMPDIR": str(folder)}
         web = gunicorn({**env, "PORT": str(port), "WEB_CONCURRENCY": "1"}, log=folder / "web.log")
-        stack.callback(lambda: (web.terminate(), web.wait(timeout=30)))
+        stack.callback(web.wait, timeout=30)
+        stack.callback(web.terminate)
         worker = start("worker", env=env, log=stack.enter_context((folder / "worker.log").open("w")))
-        stack.callback(lambda: (worker.terminate(), worker.communicate(timeout=60)))
+        stack.callback(worker.communicate, timeout=60)
+        stack.callback(worker.terminate)
         wait_for(lambda: answers(port), "gunicorn never answered", log=folder / "web.log")
         yield port, psutil.Process(web.pid), psutil.Process(worker.pid)
 
@@ -93,7 +95,7 @@ def _send(port: int, count: int, request: Callable[[http.client.HTTPConnection, 
 
 def _drained(database: Database) -> bool:
     with database.read() as tx:
-        return tx.scalar(text("SELECT count(*) FROM jobs")) == 0
+        return bool(tx.scalar(text("SELECT count(*) FROM jobs")) == 0)
 
 
 def main() -> None:
@@ -166,7 +168,7 @@ def main() -> None:
 def _postmaster(database: Database) -> int:
     with database.read() as tx:
         backend = tx.scalar(text("SELECT pg_backend_pid()"))
-    parent = psutil.Process(backend).ppid()
+    parent: int = psutil.Process(backend).ppid()
     assert parent != os.getpid()
     return parent
 

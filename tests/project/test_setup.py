@@ -193,7 +193,8 @@ def test_a_python_that_is_too_old_is_told_apart(
 
 
 @pytest.mark.parametrize(
-    "name", ["script/server", "script/test", "script/lock", "script/flask", "script/reliability", ".ci/run"]
+    "name",
+    ["script/server", "script/test", "script/lock", "script/flask", "script/reliability", "script/bench", ".ci/run"],
 )
 def test_every_command_can_be_run(name: str) -> None:
     assert os.access(ROOT / name, os.X_OK)

@@ -1,0 +1,1 @@
+"""What the figures are compared with. Nothing in here is part of the product or an example to follow."""

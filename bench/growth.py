@@ -1,0 +1,215 @@
+"""Whether cards and awards get slower as members, connections and the ledger grow.
+
+Target 9. Databases of all sizes are filled before anything is measured, and their servers take turns.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from bench import servers, store
+from bench.awards import award_of
+from bench.cpu import card_us
+from bench.in_process import WHOLE
+from bench.load import Load, Shape, send
+from bench.measure import Ratio, Spread, alternated, spread_of
+from bench.pace import Pace
+from bench.report import Figure, Section, Table, at_most, told
+
+# Members are spread over them: what an award's limits for the day add up must not grow while it is measured.
+STORES = 50
+CONNECTIONS, AWARD_CONNECTIONS = 32, 16
+CARD_GOAL, AWARD_GOAL = 1.1, 1.2
+
+_BOUND = (
+    "The depth of the indexes: a row of a larger table lies behind more pages, and fewer of them are in SQLite's own "
+    "cache; the rest comes from the system's memory, page by page."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """The sizes that are compared, smallest first. Every member has one transaction: two entries of the ledger."""
+
+    members: tuple[int, ...]
+    entries: tuple[int, ...]
+    connections: tuple[int, ...]
+    # Members of all connections together, where connections grow.
+    members_of_connections: int
+
+
+WHOLE_SIZES = Sizes(
+    members=(1_000, 100_000, 5_000_000),
+    entries=(1_000, 1_000_000, 10_000_000),
+    connections=(1, 10_000),
+    members_of_connections=100_000,
+)
+QUICK_SIZES = Sizes(
+    members=(1_000, 20_000), entries=(1_000, 20_000), connections=(1, 1_000), members_of_connections=10_000
+)
+
+
+def run(pace: Pace) -> Section:
+    """Fill, then measure cards by members, cards by connections, and awards by entries, in this order."""
+    sizes = QUICK_SIZES if pace.quick else WHOLE_SIZES
+    seeds = itertools.count(1)
+    began = time.monotonic()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tallydesk-bench-")))
+        # Entries are two for each member: where both sizes meet, one database serves cards and then awards.
+        filled = {
+            members: _fill(folder, f"members-{members}", members=members, connections=STORES)
+            for members in sorted({*sizes.members, *(entries // 2 for entries in sizes.entries)})
+        }
+        connected = {
+            connections: _fill(
+                folder,
+                f"connections-{connections}",
+                members=sizes.members_of_connections,
+                connections=connections,
+            )
+            for connections in sizes.connections
+        }
+        filling_s = time.monotonic() - began
+        in_process = {
+            f"{name} {size}": partial(card_us, of[size], rounds=3, count=pace.size(1_000, quick=500))
+            for name, of, compared in (
+                ("members", filled, sizes.members),
+                ("connections", connected, sizes.connections),
+            )
+            for size in compared
+        }
+        took = {
+            key: [found[WHOLE] for found in round_]
+            for key, round_ in alternated(in_process, rounds=pace.rounds).items()
+        }
+        ports = {size: stack.enter_context(servers.tallydesk_gunicorn(of)).port for size, of in filled.items()}
+        connected_ports = {
+            size: stack.enter_context(servers.tallydesk_gunicorn(of)).port for size, of in connected.items()
+        }
+
+        def measured(shapes: Mapping[int, tuple[int, Shape]], *, connections: int) -> dict[int, list[Load]]:
+            """The loads by size, of servers at these ports."""
+            subjects: dict[int, Callable[[], Load]] = {
+                size: partial(_load, port, shape, connections=connections, seconds=pace.seconds, seeds=seeds)
+                for size, (port, shape) in shapes.items()
+            }
+            named = {str(size): subject for size, subject in subjects.items()}
+            alternated(named, rounds=1)  # connections to the database, caches
+            return {int(name): loads for name, loads in alternated(named, rounds=pace.rounds).items()}
+
+        cards = measured(
+            {size: (ports[size], card_of(filled[size])) for size in sizes.members}, connections=CONNECTIONS
+        )
+        by_connections = measured(
+            {size: (connected_ports[size], card_of(connected[size])) for size in sizes.connections},
+            connections=CONNECTIONS,
+        )
+        awards = measured(
+            {
+                entries: (ports[entries // 2], award_of(STORES, filled[entries // 2].members))
+                for entries in sizes.entries
+            },
+            connections=AWARD_CONNECTIONS,
+        )
+    by_members_us = {size: took[f"members {size}"] for size in sizes.members}
+    by_connections_us = {size: took[f"connections {size}"] for size in sizes.connections}
+    return Section(
+        title="Growth",
+        figures=[
+            *_card_figures("members", cards, by_members_us),
+            *_card_figures("connections", by_connections, by_connections_us),
+            _figure("award, entries of the ledger:", _slower(awards), awards, goal=AWARD_GOAL),
+        ],
+        tables=[
+            _table("Cards by members", "members", cards, by_members_us, note=_note(filling_s)),
+            _table("Cards by connections", "connections", by_connections, by_connections_us),
+            _table("Awards by entries of the ledger", "entries", awards, {}),
+        ],
+    )
+
+
+def card_of(filled: store.Filled) -> Shape:
+    """The card of any member of any connection."""
+    return Shape(
+        path="/widget/customer?email=member-{n}%40bench.example",
+        headers={"X-Api-Key": "tdl_{k:064x}"},
+        draws={"n": (1, filled.members), "k": (1, len(filled.connection_ids))},
+    )
+
+
+def _fill(folder: Path, name: str, *, members: int, connections: int) -> store.Filled:
+    return store.fill(
+        f"sqlite:///{folder}/{name}.db", members=members // connections, connections=connections, activity=1
+    )
+
+
+def _load(port: int, shape: Shape, *, connections: int, seconds: float, seeds: itertools.count[int]) -> Load:
+    return send(port, [shape], connections=connections, seconds=seconds, seed=next(seeds))
+
+
+def _slower(loads: Mapping[int, Sequence[Load]]) -> Ratio:
+    """How many times as long one takes at the largest size as at the smallest, by how many there were a second."""
+    first, *_, last = loads.values()
+    return Ratio.between([load.per_s for load in first], [load.per_s for load in last])
+
+
+def _costlier(took: Mapping[int, Sequence[float]]) -> Ratio:
+    first, *_, last = took.values()
+    return Ratio.between(last, first)
+
+
+def _card_figures(what: str, loads: Mapping[int, Sequence[Load]], took: Mapping[int, Sequence[float]]) -> list[Figure]:
+    return [
+        _figure(f"card over HTTP, {what}:", _slower(loads), loads, goal=CARD_GOAL),
+        _figure(f"processor time of a card, {what}:", _costlier(took), loads, goal=CARD_GOAL),
+    ]
+
+
+def _figure(what: str, measured: Ratio, by_size: Mapping[int, object], *, goal: float) -> Figure:
+    smallest, largest = min(by_size), max(by_size)
+    name = f"{what} time at {largest:,} ÷ at {smallest:,}"
+    return at_most(goal, target=9, name=name, measured=measured, unit=" ×", bound_by=_BOUND)
+
+
+def _table(
+    title: str,
+    what: str,
+    loads: Mapping[int, Sequence[Load]],
+    took: Mapping[int, Sequence[float]],
+    *,
+    note: str = "",
+) -> Table:
+    first, *_ = loads.values()
+    rows = []
+    for size, found in loads.items():
+        slower = Ratio.between([load.per_s for load in first], [load.per_s for load in found])
+        cost = [told(Spread.of(took[size]))] if took else []
+        rows.append(
+            [
+                f"{size:,}",
+                told(spread_of(found, "per_s")),
+                "" if found is first else told(slower),
+                told(spread_of(found, "p50_ms")),
+                told(spread_of(found, "p99_ms")),
+                *cost,
+                str(sum(load.errors for load in found)),
+            ]
+        )
+    cost_column = ["processor time, µs"] if took else []
+    columns = [what, "a second", "time ÷ the first", "p50, ms", "p99, ms", *cost_column, "errors"]
+    return Table(title=title, columns=columns, rows=rows, note=note)
+
+
+def _note(filling_s: float) -> str:
+    return (
+        f"SQLite, gunicorn; members drawn at random over the whole table, in {STORES} stores; everything fits into "
+        f"memory. Filling all databases took {filling_s:,.0f} s."
+    )
