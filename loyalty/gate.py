@@ -15,10 +15,11 @@ from enum import StrEnum
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from loyalty.program import ProgramReason, ProgramUnavailable
 from storage.database import Database, insert_into
+from storage.statements import run, run_one
 from storage.tables import EPOCH, MICROSECOND, gates
 
 CALLS_PER_S = 12
@@ -61,9 +62,7 @@ class Gate:
 
     def check(self, name: str) -> None:
         """Raises ProgramUnavailable when `enter` certainly would, without waiting or writing anything."""
-        with self._database.read() as tx:
-            row = tx.execute(select(gates.c.open_until).where(gates.c.name == name)).one_or_none()
-        if row is not None:
+        for row in self._database.look_up(_STANDING, of=name):
             self._check_breaker(row.open_until, now=self._now())
 
     def enter(self, name: str, *, call: Call) -> float:
@@ -73,8 +72,7 @@ class Gate:
         """
         # Most refusals need no lock.
         self.check(name)
-        with self._database.write() as tx:
-            self._database.lock(tx, f"gate {name}")
+        with self._database.write(f"gate {name}", may_be_lost=True) as tx:
             row = self._row(tx, name)
             now = self._now()
             self._check_breaker(row.open_until, now=now)
@@ -88,23 +86,25 @@ class Gate:
                     retry_after_s=wait_s,
                 )
             taken = (at - EPOCH) // MICROSECOND
-            values: dict[str, Any] = {"calls": [*_recent(row.calls, now=now), taken]}
-            if call.lane is Lane.BACKGROUND:
-                values["background_calls"] = [*_recent(row.background_calls, now=now), taken]
-            if row.open_until is not None:
+            background = _recent(row.background_calls, now=now)
+            run(
+                tx,
+                _ENTER,
+                of=name,
+                all=[*_recent(row.calls, now=now), taken],
+                behind=[*background, taken] if call.lane is Lane.BACKGROUND else background,
                 # This call tries whether the program is back; should nobody report, another may try later.
-                values["open_until"] = now + OPEN_FOR
-            tx.execute(update(gates).where(gates.c.name == name).values(values))
+                until=None if row.open_until is None else now + OPEN_FOR,
+            )
         if wait_s > 0:
             self._sleep(wait_s)
         return call.within_s - wait_s
 
     def succeeded(self, name: str) -> None:
         """The program answered and is well."""
-        with self._database.read() as tx:
-            row = tx.execute(select(gates.c.failures, gates.c.open_until).where(gates.c.name == name)).one_or_none()
+        row = next(iter(self._database.look_up(_STANDING, of=name)), None)
         if row is not None and (row.failures or row.open_until is not None):
-            with self._database.write() as tx:
+            with self._database.write(may_be_lost=True) as tx:
                 tx.execute(update(gates).where(gates.c.name == name).values(failures=0, open_until=None))
             if row.open_until is not None:
                 log.info("gate", outcome="breaker_closed", gate=name)
@@ -112,8 +112,7 @@ class Gate:
     def failed(self, name: str) -> None:
         """The program was not reached, did not answer, or answered nonsense."""
         now = self._now()
-        with self._database.write() as tx:
-            self._database.lock(tx, f"gate {name}")
+        with self._database.write(f"gate {name}", may_be_lost=True) as tx:
             failures = self._row(tx, name).failures + 1
             opened = {"open_until": now + OPEN_FOR} if failures >= FAILURES_TO_OPEN else {}
             tx.execute(update(gates).where(gates.c.name == name).values(failures=failures, **opened))
@@ -125,19 +124,17 @@ class Gate:
         """The program asked to be left alone for so long; a longer pause that it asked for before still stands."""
         now = self._now()
         until = now + timedelta(seconds=seconds)
-        with self._database.write() as tx:
-            self._database.lock(tx, f"gate {name}")
+        with self._database.write(f"gate {name}", may_be_lost=True) as tx:
             paused_until = self._row(tx, name).paused_until
             if paused_until is None or not until < paused_until <= now + MOST_AHEAD:
                 tx.execute(update(gates).where(gates.c.name == name).values(paused_until=until))
 
     def _row(self, tx: Connection, name: str) -> Any:
-        find = select(gates).where(gates.c.name == name)
-        row = tx.execute(find).one_or_none()
-        if row is None:
-            tx.execute(insert_into(tx, gates).values(name=name, calls=[], background_calls=[]).on_conflict_do_nothing())
-            row = tx.execute(find).one()
-        return row
+        rows = run(tx, _FIND, of=name)
+        if rows:
+            return rows[0]
+        tx.execute(insert_into(tx, gates).values(name=name, calls=[], background_calls=[]).on_conflict_do_nothing())
+        return run_one(tx, _FIND, of=name)
 
     @staticmethod
     def _check_breaker(open_until: datetime | None, *, now: datetime) -> None:
@@ -165,6 +162,15 @@ class Gate:
             if all(sum(abs(taken - moment) < _SECOND for taken in calls) < limit for calls, limit in limits)
         )
         return EPOCH + fitting * MICROSECOND
+
+
+_FIND = select(gates).where(gates.c.name == bindparam("of"))
+_STANDING = _FIND.with_only_columns(gates.c.failures, gates.c.open_until)
+_ENTER = (
+    update(gates)
+    .where(gates.c.name == bindparam("of"))
+    .values(calls=bindparam("all"), background_calls=bindparam("behind"), open_until=bindparam("until"))
+)
 
 
 def _recent(calls: Sequence[int], *, now: datetime) -> list[int]:

@@ -308,16 +308,21 @@ class Members:
         with_date_of_birth: bool,
     ) -> None:
         def run() -> None:
+            member, failure = None, None
             try:
-                asking.answer.set_result(
-                    self._ask_alone(store, email=email, member_hmac=member_hmac, with_date_of_birth=with_date_of_birth)
+                member = self._ask_alone(
+                    store, email=email, member_hmac=member_hmac, with_date_of_birth=with_date_of_birth
                 )
             except BaseException as error:
-                asking.answer.set_exception(error)
-            finally:
-                with self._lock:
-                    del self._asking[key]
-                self._askers.release()
+                failure = error
+            # Before the answer is told: the card that it is told to may be followed by the next at once.
+            with self._lock:
+                del self._asking[key]
+            self._askers.release()
+            if failure is None:
+                asking.answer.set_result(member)
+            else:
+                asking.answer.set_exception(failure)
 
         threading.Thread(target=run, name="ask", daemon=True).start()
 

@@ -17,8 +17,9 @@ from sqlalchemy import Connection, bindparam, delete, or_, select, update
 
 from loyalty.journal import AwardState, what_of
 from loyalty.program import SHOWN_ACTIVITY, Activity, Member, MemberStatus, Store
-from storage.database import Database, insert_into
+from storage.database import INSERTS, Database
 from storage.sealing import Sealer
+from storage.statements import run
 from storage.tables import EPOCH, MICROSECOND, awards, snapshots, stores
 
 # What lies further ahead than clocks of hosts differ was written before the clock was set back.
@@ -92,9 +93,9 @@ class Snapshots:
         as soon as they are applied. Nothing is kept where `forget` has been since: an `owner` must still hold its
         claim, and without one only what is there already is brought up to date.
         """
-        with self._database.write() as tx:
-            self._database.lock(tx, f"member {store.id} {member_hmac}")
-            row = tx.execute(_FIND, {"store_id": store.id, "email_hmac": member_hmac}).one_or_none()
+        sealed = self._sealer.seal(member.email)
+        with self._database.write(f"member {store.id} {member_hmac}", may_be_lost=True) as tx:
+            row = next(iter(run(tx, _FIND, store_id=store.id, email_hmac=member_hmac)), None)
             activity = member.recent_activity
             if not with_activity and row is not None and row.shown is not None:
                 activity = _activity(row.shown["activity"])
@@ -107,8 +108,8 @@ class Snapshots:
                 tx,
                 store,
                 member_hmac,
-                state=Known.FOUND,
-                email_sealed=self._sealer.seal(member.email),
+                state=Known.FOUND.value,
+                email_sealed=sealed,
                 shown=_shown(member, activity),
                 as_of=member.as_of,
                 owner=owner,
@@ -117,12 +118,12 @@ class Snapshots:
 
     def keep_not_found(self, store: Store, *, member_hmac: str, as_of: datetime, owner: str) -> None:
         """The program does not know this e-mail; whatever was kept of it is erased. `owner` as for `keep`."""
-        with self._database.write() as tx:
+        with self._database.write(may_be_lost=True) as tx:
             self._put(
                 tx,
                 store,
                 member_hmac,
-                state=Known.NOT_FOUND,
+                state=Known.NOT_FOUND.value,
                 email_sealed=None,
                 shown=None,
                 date_of_birth_sealed=None,
@@ -144,46 +145,30 @@ class Snapshots:
         now = self._now()
         # A lease far ahead was taken before the clock was set back.
         far = now + 2 * lease
-        with self._database.read() as tx:
-            # Whoever waits looks often: without taking the write lock each time.
-            row = tx.execute(_LEASE, {"store_id": store.id, "email_hmac": member_hmac}).one_or_none()
-        if row is not None and row.lease_until is not None and now < row.lease_until <= far:
+        # Whoever waits looks often: without taking the write lock each time.
+        held = self._lease(store, member_hmac)
+        if held is not None and held.lease_until is not None and now < held.lease_until <= far:
             return False
-        with self._database.write() as tx:
-            claimed = tx.execute(
-                insert_into(tx, snapshots)
-                .values(
-                    store_id=store.id,
-                    email_hmac=member_hmac,
-                    lease_owner=owner,
-                    lease_until=now + lease,
-                    touched_at=now,
-                )
-                .on_conflict_do_update(
-                    index_elements=[snapshots.c.store_id, snapshots.c.email_hmac],
-                    set_={"lease_owner": owner, "lease_until": now + lease},
-                    where=or_(
-                        snapshots.c.lease_until.is_(None),
-                        snapshots.c.lease_until <= now,
-                        snapshots.c.lease_until > far,
-                    ),
-                )
-                .returning(snapshots.c.id)
-            ).one_or_none()
-        return claimed is not None
+        with self._database.write(may_be_lost=True) as tx:
+            claimed = run(
+                tx,
+                _CLAIM[tx.dialect.name],
+                store_id=store.id,
+                email_hmac=member_hmac,
+                owner=owner,
+                until=now + lease,
+                now=now,
+                far=far,
+            )
+        return bool(claimed)
 
     def release(self, store: Store, *, member_hmac: str, owner: str) -> None:
-        """Let others ask."""
-        with self._database.write() as tx:
-            tx.execute(
-                update(snapshots)
-                .where(
-                    snapshots.c.store_id == store.id,
-                    snapshots.c.email_hmac == member_hmac,
-                    snapshots.c.lease_owner == owner,
-                )
-                .values(lease_owner=None, lease_until=None)
-            )
+        """Let others ask. Whose answer was kept has done so with it."""
+        held = self._lease(store, member_hmac)
+        if held is None or held.lease_owner != owner:
+            return
+        with self._database.write(may_be_lost=True) as tx:
+            run(tx, _RELEASE, of_store=store.id, of_member=member_hmac, owner=owner)
 
     def forget(self, store: Store) -> int:
         """Erase every snapshot of the store; how many there were."""
@@ -216,20 +201,15 @@ class Snapshots:
 
     def _put(self, tx: Connection, store: Store, member_hmac: str, *, owner: str | None, **values: Any) -> None:
         now = self._now()
-        tx.execute(
-            update(snapshots)
-            .where(
-                snapshots.c.store_id == store.id,
-                snapshots.c.email_hmac == member_hmac,
-                *(() if owner is None else (snapshots.c.lease_owner == owner,)),
-                or_(
-                    snapshots.c.as_of.is_(None),
-                    snapshots.c.as_of <= values["as_of"],
-                    snapshots.c.as_of > now + MOST_AHEAD,
-                ),
-            )
-            .values(touched_at=now, **values)
-        )
+        statement = _PUT_BORN if "date_of_birth_sealed" in values else _PUT
+        held = {}
+        if owner is not None:
+            statement, held = _HELD[statement], {"owner": owner}
+        where = {"of_store": store.id, "of_member": member_hmac, "ahead": now + MOST_AHEAD, **held}
+        run(tx, statement, **where, now=now, **{f"new_{name}": value for name, value in values.items()})
+
+    def _lease(self, store: Store, member_hmac: str) -> Any:
+        return next(iter(self._database.look_up(_LEASE, store_id=store.id, email_hmac=member_hmac)), None)
 
 
 _FIND = select(
@@ -245,27 +225,61 @@ _FIND = select(
 )
 
 
-_LEASE = select(snapshots.c.lease_until).where(
+_LEASE = select(snapshots.c.lease_until, snapshots.c.lease_owner).where(
     snapshots.c.store_id == bindparam("store_id"),
     snapshots.c.email_hmac == bindparam("email_hmac"),
 )
 
+# By the name of the dialect: ON CONFLICT is said by each for itself.
+_CLAIM = {
+    dialect: new(snapshots)
+    .values(
+        store_id=bindparam("store_id"),
+        email_hmac=bindparam("email_hmac"),
+        lease_owner=bindparam("owner"),
+        lease_until=bindparam("until"),
+        touched_at=bindparam("now"),
+    )
+    .on_conflict_do_update(
+        index_elements=[snapshots.c.store_id, snapshots.c.email_hmac],
+        set_={"lease_owner": bindparam("owner"), "lease_until": bindparam("until")},
+        where=or_(
+            snapshots.c.lease_until.is_(None),
+            snapshots.c.lease_until <= bindparam("now"),
+            snapshots.c.lease_until > bindparam("far"),
+        ),
+    )
+    .returning(snapshots.c.id)
+    for dialect, new in INSERTS.items()
+}
+
+_OF_MEMBER = update(snapshots).where(
+    snapshots.c.store_id == bindparam("of_store"), snapshots.c.email_hmac == bindparam("of_member")
+)
+_RELEASE = _OF_MEMBER.where(snapshots.c.lease_owner == bindparam("owner")).values(lease_owner=None, lease_until=None)
+
+# Unless something newer is kept. A time ahead of ours is from before the clock was set back.
+_PUT = _OF_MEMBER.where(
+    or_(
+        snapshots.c.as_of.is_(None),
+        snapshots.c.as_of <= bindparam("new_as_of"),
+        snapshots.c.as_of > bindparam("ahead"),
+    )
+).values(
+    touched_at=bindparam("now"),
+    **{name: bindparam(f"new_{name}") for name in ("state", "email_sealed", "shown", "as_of")},
+)
+_PUT_BORN = _PUT.values(date_of_birth_sealed=bindparam("new_date_of_birth_sealed"))
+# Whoever asked has its answer: the next may ask.
+_HELD = {
+    put: put.where(snapshots.c.lease_owner == bindparam("owner")).values(lease_owner=None, lease_until=None)
+    for put in (_PUT, _PUT_BORN)
+}
+
 
 def _own_awards(tx: Connection, store: Store, member_hmac: str) -> tuple[Activity, ...]:
     """The latest awards of ours that were applied for this member."""
-    rows = tx.execute(
-        select(awards.c.operation_id, awards.c.points, awards.c.reason, awards.c.settled_at)
-        .where(
-            awards.c.store_id == store.id,
-            awards.c.member_hmac == member_hmac,
-            awards.c.state == AwardState.APPLIED,
-            awards.c.credit_cents == 0,
-            # What was added under another key may be in another store.
-            awards.c.key_version == select(stores.c.key_version).where(stores.c.id == store.id).scalar_subquery(),
-        )
-        .order_by(awards.c.created_at.desc())
-        .limit(SHOWN_ACTIVITY)
-    )
+    rows = run(tx, _OWN_AWARDS, store_id=store.id, member_hmac=member_hmac)
     return tuple(
         Activity(
             when=row.settled_at,
@@ -275,6 +289,22 @@ def _own_awards(tx: Connection, store: Store, member_hmac: str) -> tuple[Activit
         )
         for row in rows
     )
+
+
+_OWN_AWARDS = (
+    select(awards.c.operation_id, awards.c.points, awards.c.reason, awards.c.settled_at)
+    .where(
+        awards.c.store_id == bindparam("store_id"),
+        awards.c.member_hmac == bindparam("member_hmac"),
+        awards.c.state == AwardState.APPLIED.value,
+        awards.c.credit_cents == 0,
+        # What was added under another key may be in another store.
+        awards.c.key_version
+        == select(stores.c.key_version).where(stores.c.id == bindparam("store_id")).scalar_subquery(),
+    )
+    .order_by(awards.c.created_at.desc())
+    .limit(SHOWN_ACTIVITY)
+)
 
 
 def _merged(told: tuple[Activity, ...], own: tuple[Activity, ...]) -> tuple[Activity, ...]:

@@ -13,7 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from loyalty.program import ProgramKind, ProgramReason, ProgramUnavailable, Store
 from storage.database import Database, insert_into
@@ -107,10 +107,7 @@ class Stores:
 
     def key_of(self, store: Store) -> StoreKey:
         """The key to call with. Raises ProgramUnavailable(KEY_REFUSED) while the program refuses it."""
-        with self._database.read() as tx:
-            row = tx.execute(
-                select(stores.c.key_sealed, stores.c.key_version, stores.c.key_state).where(stores.c.id == store.id)
-            ).one()
+        (row,) = self._database.look_up(_KEY, of=store.id)
         if row.key_state != KeyState.OK or row.key_sealed is None:
             raise ProgramUnavailable(
                 ProgramReason.KEY_REFUSED, "The program refused the key; it waits for a new one from the merchant."
@@ -197,3 +194,6 @@ class Stores:
 
     def _identity(self, account: str, program: ProgramKind, key: str) -> str:
         return f"{program}:{account}:{self._hasher.program_key(key)}"
+
+
+_KEY = select(stores.c.key_sealed, stores.c.key_version, stores.c.key_state).where(stores.c.id == bindparam("of"))

@@ -12,7 +12,7 @@ import hashlib
 import os
 import sqlite3
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
@@ -26,7 +26,7 @@ import psycopg
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Column, Connection, Engine, Select, Table, create_engine, delete, event, make_url, select, text
+from sqlalchemy import Column, Connection, Engine, Select, Table, create_engine, delete, event, make_url, select
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError, OperationalError
@@ -69,12 +69,10 @@ class Database:
                         raise DatabaseUnavailable(UNWRITABLE) from error
                 except OSError as error:
                     raise DatabaseUnavailable(UNWRITABLE) from error
-            # More connections than a web process has threads: a reader never waits for a place.
-            self.engine: Engine = create_engine(
-                url, pool_size=40, hide_parameters=True, json_deserializer=orjson.loads, connect_args={"timeout": 5.0}
-            )
-            event.listen(self.engine, "connect", _prepare_sqlite)
-            event.listen(self.engine, "begin", _begin_sqlite)
+            self.engine: Engine = _sqlite_engine(url)
+            # Beside the others in the same log, which the next commit of those brings to the disk as well.
+            self._hasty = _sqlite_engine(url)
+            event.listen(self._hasty, "connect", _do_not_wait_for_the_disk)
             self._reader = self.engine
             self._readers = _SqliteReaders(name or "")
             self._turns = _Turns(f"{name}-turn")
@@ -96,6 +94,7 @@ class Database:
             self._single = self.engine.execution_options(isolation_level="AUTOCOMMIT")
             self._turns = _Turns(None)
         self._writer = self.engine.execution_options(tallydesk_write=True)
+        self._hasty_writer = self._hasty.execution_options(tallydesk_write=True) if self.sqlite else self._writer
 
     def look_up(self, statement: Select[Any], **values: Any) -> list[Any]:
         """The rows of one statement, a transaction of its own and the shortest way to an answer.
@@ -130,15 +129,19 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self, *locks: str) -> Iterator[Connection]:
+    def write(self, *locks: str, may_be_lost: bool = False) -> Iterator[Connection]:
         """A transaction that is committed when the block ends and rolled back when it raises. Keep it short.
 
-        It begins as holder of `locks`, as from `lock`, one after the other.
+        It begins as holder of `locks`, as from `lock`, one after the other. `may_be_lost`: it is not waited for that
+        the disk has it. A power cut may take the last of these transactions back, and only these: for what can be asked
+        for again.
         """
-        with self._turns.next(), self._writer.begin() as connection:
+        with self._turns.next(), (self._hasty_writer if may_be_lost else self._writer).begin() as connection:
             self.limit_statements(connection, seconds=WRITE_S)
-            for name in locks:
-                self.lock(connection, name)
+            if may_be_lost and not self.sqlite:
+                connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
+            if locks:
+                self.lock(connection, *locks)
             yield connection
 
     def limit_statements(self, tx: Connection, *, seconds: int) -> None:
@@ -146,11 +149,12 @@ class Database:
         if not self.sqlite:
             tx.exec_driver_sql(f"SET LOCAL statement_timeout = {seconds * 1_000:d}")
 
-    def lock(self, tx: Connection, name: str) -> None:
-        """Hold `name` until `tx` ends: whoever locks the same name waits. SQLite writers are alone anyway."""
+    def lock(self, tx: Connection, *names: str) -> None:
+        """Hold `names`, one after the other, until `tx` ends: whoever locks the same waits. SQLite writers are alone
+        anyway."""
         if not self.sqlite:
-            number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
-            tx.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
+            numbers = (int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True) for name in names)
+            tx.exec_driver_sql(f"SELECT {', '.join(f'pg_advisory_xact_lock({number:d})' for number in numbers)}")
 
     def leave_no_trace(self) -> bool:
         """Bring what was erased out of every file: SQLite's log still holds pages as they were. False while somebody
@@ -170,6 +174,7 @@ class Database:
         if self.sqlite:
             self._readers.close()
             self._turns.close()
+            self._hasty.dispose()
         self.engine.dispose()
 
     def require_current(self) -> None:
@@ -279,11 +284,13 @@ def _revisions() -> tuple[str | None, frozenset[str]]:
     return scripts.get_current_head(), frozenset(script.revision for script in scripts.walk_revisions())
 
 
+# INSERT INTO with ON CONFLICT, by the name of the dialect; both have the same methods for it.
+INSERTS: dict[str, Callable[[Table], Insert]] = {"postgresql": insert, "sqlite": cast(Any, sqlite_insert)}
+
+
 def insert_into(tx: Connection, table: Table) -> Insert:
-    """INSERT INTO `table` in the dialect of `tx`, for ON CONFLICT: both dialects have the same methods for it."""
-    if tx.dialect.name == "sqlite":
-        return cast(Insert, sqlite_insert(table))
-    return insert(table)
+    """INSERT INTO `table` in the dialect of `tx`, for ON CONFLICT."""
+    return INSERTS[tx.dialect.name](table)
 
 
 def erase_older(database: Database, time: Column[Any], *, than: datetime, limit: int = 1_000) -> int:
@@ -309,6 +316,20 @@ def unavailable_sentence(error: DBAPIError) -> str:
     if isinstance(error, OperationalError):
         return "The database cannot be reached. Check DATABASE_URL and whether the server runs."
     return "The database refused the operation."
+
+
+def _sqlite_engine(url: str) -> Engine:
+    # More connections than a web process has threads: a reader never waits for a place.
+    engine = create_engine(
+        url, pool_size=40, hide_parameters=True, json_deserializer=orjson.loads, connect_args={"timeout": 5.0}
+    )
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _do_not_wait_for_the_disk(connection: sqlite3.Connection, _record: Any) -> None:
+    connection.execute("PRAGMA synchronous=NORMAL").close()
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
