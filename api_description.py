@@ -9,8 +9,8 @@ from apispec.ext.marshmallow import MarshmallowPlugin
 from marshmallow import Schema
 
 from schemas.answers import AwardedSchema, AwardRequestSchema, CardSchema, DeliveredSchema, RejectedSchema
-from widget.template import KEY_HEADER
 from widget.room import CUSTOMER, EARNINGS
+from widget.template import KEY_HEADER
 
 # The document's own version, for those who compare documents; it is raised when what is promised changes.
 VERSION = "1"

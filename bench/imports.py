@@ -59,11 +59,11 @@ def run(pace: Pace) -> Section:
     with tempfile.TemporaryDirectory(prefix="tallydesk-bench-") as name:
         folder = Path(name)
         file = folder / "customers.csv"
-        _write(file, rows=rows)
+        write_export(file, rows=rows)
         number = itertools.count(1)
         subjects: dict[str, Callable[[], Import]] = {
-            COMMAND: partial(_import, _start_command, file, rows=rows, folder=folder, number=number),
-            PLAIN: partial(_import, _start_plain, file, rows=rows, folder=folder, number=number),
+            COMMAND: partial(_import, start_command, file, rows=rows, folder=folder, number=number),
+            PLAIN: partial(_import, start_plain, file, rows=rows, folder=folder, number=number),
         }
         found = alternated(subjects, rounds=pace.rounds)
     ratio = Ratio.between([run.per_s for run in found[COMMAND]], [run.per_s for run in found[PLAIN]])
@@ -94,7 +94,7 @@ def run(pace: Pace) -> Section:
     )
 
 
-def _write(path: Path, *, rows: int) -> None:
+def write_export(path: Path, *, rows: int) -> None:
     """An export with every column, of made-up people. Every fourth has spent points, every tenth is excluded."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -138,7 +138,8 @@ def _import(
     return Import(per_s=rows / seconds, seconds=seconds, peak_mib=peak_kib / 1024)
 
 
-def _start_command(filled: store.Filled, file: Path) -> subprocess.Popen[str]:
+def start_command(filled: store.Filled, file: Path) -> subprocess.Popen[str]:
+    """Begin `flask members import` of `file`."""
     flask = str(Path(sys.executable).with_name("flask"))
     return subprocess.Popen(
         [flask, "members", "import", str(file)],
@@ -150,7 +151,8 @@ def _start_command(filled: store.Filled, file: Path) -> subprocess.Popen[str]:
     )
 
 
-def _start_plain(filled: store.Filled, file: Path) -> subprocess.Popen[str]:
+def start_plain(filled: store.Filled, file: Path) -> subprocess.Popen[str]:
+    """Begin the plain loop over `file`."""
     order = {"url": filled.url, "path": str(file), "key": FIRST_KEY, "email_key": filled.email_key.hex()}
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.baselines.plain_import"],

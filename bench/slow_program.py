@@ -36,6 +36,7 @@ CONNECTIONS, MISSES, PROGRAM_S = 64, 0.1, 0.12
 CEILING = CONNECTIONS / (MISSES * PROGRAM_S)
 # Beside the connections that ask for members who are known, those that ask for strangers only.
 STRANGERS, CROWD = 4, 32
+WARM_UP_S = 0.5
 UNAVAILABLE = "Temporarily unavailable"
 # Cards of members of whom something is known, but nothing recent, are half of them.
 STALE_SINCE = timedelta(days=2)
@@ -124,10 +125,10 @@ def _slow(pace: Pace) -> tuple[list[Figure], Table]:
             )
         ).port
 
-        def load(port: int, shapes: Sequence[Shape]) -> Mixed:
+        def load(port: int, shapes: Sequence[Shape], seconds: float = pace.seconds) -> Mixed:
             counts = port != ports[PASSTHROUGH]
             before = unavailable_cards(port) if counts else 0
-            came = send(port, shapes, connections=CONNECTIONS, seconds=pace.seconds, seed=next(seeds))
+            came = send(port, shapes, connections=CONNECTIONS, seconds=seconds, seed=next(seeds))
             after = unavailable_cards(port) if counts else 0
             return Mixed(
                 per_s=came.per_s,
@@ -142,7 +143,8 @@ def _slow(pace: Pace) -> tuple[list[Figure], Table]:
             **{name: partial(load, port, mix) for name, port in ports.items()},
             **{_healthy(name): partial(load, port, mix[:1]) for name, port in ports.items() if name != PASSTHROUGH},
         }
-        alternated(subjects, rounds=1)  # connections to the database, caches
+        for port in ports.values():  # connections to the database, caches
+            load(port, mix, seconds=WARM_UP_S)
         loads = alternated(subjects, rounds=pace.rounds)
     return _slow_figures(loads), _slow_table(loads)
 
@@ -238,7 +240,7 @@ def _hanging(pace: Pace) -> tuple[list[Figure], Table]:
             server = servers.tallydesk_gunicorn(filled, RIVO_URL=rivo.url, SNAPSHOT_FRESH_S=FRESH_S)
             sides[side] = (rivo, filled, stack.enter_context(server).port)
 
-        def load(side: str, strangers: int) -> Both:
+        def load(side: str, strangers: int, seconds: float = pace.seconds) -> Both:
             rivo, filled, port = sides[side]
             with _behaving(rivo, filled, hangs=side == "hangs"), ThreadPoolExecutor(1) as pool:
                 beside = pool.submit(
@@ -246,19 +248,20 @@ def _hanging(pace: Pace) -> tuple[list[Figure], Table]:
                     port,
                     [stranger()],
                     connections=strangers,
-                    seconds=pace.seconds,
+                    seconds=seconds,
                     seed=next(seeds),
                     marker=UNAVAILABLE,
                 )
-                asked = send(port, known, connections=CONNECTIONS - STRANGERS, seconds=pace.seconds, seed=next(seeds))
+                asked = send(port, known, connections=CONNECTIONS - STRANGERS, seconds=seconds, seed=next(seeds))
                 return Both(known=asked, strangers=beside.result())
 
         subjects: dict[str, Callable[[], Both]] = {
-            f"{side}, {count}": partial(load, side, count) for count in (STRANGERS, CROWD) for side in sides
+            f"{side}, {count}": partial(load, side, count) for count in _crowds(pace) for side in sides
         }
-        alternated(subjects, rounds=1)
+        load("healthy", STRANGERS, seconds=WARM_UP_S)
+        load("hangs", STRANGERS, seconds=WARM_UP_S)
         loads = alternated(subjects, rounds=pace.rounds)
-    return _hanging_figures(loads), _hanging_table(loads)
+    return _hanging_figures(loads, _crowds(pace)), _hanging_table(loads)
 
 
 @contextmanager
@@ -298,11 +301,15 @@ def _longest(found: Sequence[Both]) -> Spread:
     return Spread.of([both.strangers.max_ms / 1000 for both in found])
 
 
-def _hanging_figures(loads: Mapping[str, Sequence[Both]]) -> list[Figure]:
+def _crowds(pace: Pace) -> tuple[int, ...]:
+    return (STRANGERS,) if pace.quick else (STRANGERS, CROWD)
+
+
+def _hanging_figures(loads: Mapping[str, Sequence[Both]], crowds: Sequence[int]) -> list[Figure]:
     why = "Threads that wait for the program take turns with those that answer, and each wait begins with transactions."
     return [
         figure
-        for strangers in (STRANGERS, CROWD)
+        for strangers in crowds
         for figure in (
             at_least(
                 0.95,

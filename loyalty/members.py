@@ -13,9 +13,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import cache
 from time import monotonic
 
 import structlog
+from prometheus_client import Counter, Histogram
 from sqlalchemy.exc import SQLAlchemyError
 
 from loyalty.program import (
@@ -220,7 +222,7 @@ class Members:
 
     def _count_age(self, store: Store, snapshot: Snapshot) -> None:
         """How old it is that agents are shown."""
-        SNAPSHOT_AGE_SECONDS.labels(store.program).observe(max(0.0, (self._now() - snapshot.as_of).total_seconds()))
+        _ages(store.program).observe(max(0.0, (self._now() - snapshot.as_of).total_seconds()))
 
     def _is_retained(self, snapshot: Snapshot) -> bool:
         return self._now() - snapshot.as_of < self._limits.retention
@@ -389,4 +391,14 @@ class Members:
 
 
 def _count(store: Store, outcome: ReadOutcome) -> None:
-    MEMBER_READS.labels(store.program, outcome).inc()
+    _reads(store.program, outcome).inc()
+
+
+@cache
+def _reads(program: ProgramKind, outcome: ReadOutcome) -> Counter:
+    return MEMBER_READS.labels(program, outcome)
+
+
+@cache
+def _ages(program: ProgramKind) -> Histogram:
+    return SNAPSHOT_AGE_SECONDS.labels(program)

@@ -56,17 +56,17 @@ class Snapshots:
 
     def find(self, store: Store, *, email: str, member_hmac: str, with_date_of_birth: bool = False) -> Snapshot | None:
         """The snapshot of this e-mail, or None."""
-        row = self._row(store, member_hmac)
+        row = next(iter(self._database.look_up(_SHOWN, store_id=store.id, email_hmac=member_hmac)), None)
         if row is None or row.state is None:
             return None
-        member = None
-        if row.state == Known.FOUND:
+        member, known = None, Known(row.state)
+        if known is Known.FOUND:
             member = _member(row.shown, email=email, as_of=row.as_of)
             if with_date_of_birth and row.date_of_birth_sealed is not None:
                 born = self._sealer.open(row.date_of_birth_sealed)
                 member = replace(member, date_of_birth=_date_or_text(born))
         return Snapshot(
-            known=Known(row.state),
+            known=known,
             as_of=row.as_of,
             outdated=row.outdated_at is not None and row.as_of <= row.outdated_at <= self._now() + MOST_AHEAD,
             member=member,
@@ -74,7 +74,7 @@ class Snapshots:
 
     def email_of(self, store: Store, *, member_hmac: str) -> str | None:
         """The e-mail with this HMAC, or None when no member with it was ever read."""
-        row = self._row(store, member_hmac)
+        row = next(iter(self._database.look_up(_FIND, store_id=store.id, email_hmac=member_hmac)), None)
         return None if row is None or row.email_sealed is None else self._sealer.open(row.email_sealed)
 
     def keep(
@@ -195,10 +195,6 @@ class Snapshots:
         with self._database.write() as tx:
             return tx.execute(delete(snapshots).where(snapshots.c.id.in_(old))).rowcount
 
-    def _row(self, store: Store, member_hmac: str) -> Any:
-        rows = self._database.look_up(_FIND, store_id=store.id, email_hmac=member_hmac)
-        return rows[0] if rows else None
-
     def _put(self, tx: Connection, store: Store, member_hmac: str, *, owner: str | None, **values: Any) -> None:
         now = self._now()
         statement = _PUT_BORN if "date_of_birth_sealed" in values else _PUT
@@ -224,6 +220,15 @@ _FIND = select(
     snapshots.c.email_hmac == bindparam("email_hmac"),
 )
 
+
+# Without the address, which whoever looks for a card has.
+_SHOWN = _FIND.with_only_columns(
+    snapshots.c.state,
+    snapshots.c.shown,
+    snapshots.c.date_of_birth_sealed,
+    snapshots.c.as_of,
+    snapshots.c.outdated_at,
+)
 
 _LEASE = select(snapshots.c.lease_until, snapshots.c.lease_owner).where(
     snapshots.c.store_id == bindparam("store_id"),
@@ -348,8 +353,10 @@ def _member(shown: dict[str, Any], *, email: str, as_of: datetime) -> Member:
 
 def _activity(rows: list[list[Any]]) -> tuple[Activity, ...]:
     return tuple(
-        Activity(when=EPOCH + when * MICROSECOND, what=what, points=points, operation_id=operation_id)
-        for when, what, points, operation_id in rows
+        [
+            Activity(when=EPOCH + timedelta(microseconds=when), what=what, points=points, operation_id=operation_id)
+            for when, what, points, operation_id in rows
+        ]
     )
 
 

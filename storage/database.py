@@ -12,7 +12,7 @@ import hashlib
 import os
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
@@ -39,6 +39,8 @@ UNWRITABLE = "The database file cannot be written. Check the permissions of its 
 
 # Below the 2.5 s in which a card answers, and the 10 s in which an award does.
 READ_S, WRITE_S = 2, 8
+# As much of a SQLite file as it can map at most; addresses, not memory.
+MAPPED = 2**31 - 2**16
 # How long a writer of SQLite waits for those before it; then SQLite itself waits for others, up to five seconds.
 TURN_S = 4
 # A connection to PostgreSQL that was not used for so long is asked whether it still lives, before it is trusted.
@@ -74,24 +76,15 @@ class Database:
             self._hasty = _sqlite_engine(url)
             event.listen(self._hasty, "connect", _do_not_wait_for_the_disk)
             self._reader = self.engine
-            self._readers = _SqliteReaders(name or "")
+            self._readers: _SqliteReaders | _PostgresReaders = _SqliteReaders(name or "")
             self._turns = _Turns(f"{name}-turn")
         else:
-            self.engine = create_engine(
-                url,
-                pool_size=8,
-                max_overflow=8,
-                pool_timeout=2,
-                hide_parameters=True,
-                # A server that is gone or silent must not hold a request: seconds to connect, milliseconds unanswered.
-                connect_args={"connect_timeout": 2, "tcp_user_timeout": 5_000},
-            )
-            event.listen(self.engine, "connect", _prepare_postgresql)
+            self.engine = _postgresql_engine(url)
+            self._readers = _PostgresReaders(url)
             event.listen(self.engine, "checkin", _note_use)
             event.listen(self.engine, "checkout", _require_life)
             # PostgreSQL would show each statement the newest commits: a balance without its activity.
             self._reader = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-            self._single = self.engine.execution_options(isolation_level="AUTOCOMMIT")
             self._turns = _Turns(None)
         self._writer = self.engine.execution_options(tallydesk_write=True)
         self._hasty_writer = self._hasty.execution_options(tallydesk_write=True) if self.sqlite else self._writer
@@ -102,20 +95,7 @@ class Database:
         For statements that live as long as the module they stand in, with `values` for their parameters.
         """
         ready = prepared(statement, self.engine.dialect)
-        parameters = ready.parameters(values)
-        if self.sqlite:
-            return ready.rows(self._readers.fetch(ready.sql, parameters))
-        try:
-            return ready.rows(self._fetch(ready.sql, parameters))
-        except DBAPIError as error:
-            if not error.connection_invalidated:
-                raise
-            # The server was started anew since the connection was last used: all of them were dropped just now.
-            return ready.rows(self._fetch(ready.sql, parameters))
-
-    def _fetch(self, sql: str, parameters: Any) -> list[Any]:
-        with self._single.connect() as connection:
-            return list(connection.exec_driver_sql(sql, parameters))
+        return ready.rows(self._readers.fetch(ready.sql, ready.parameters(values)))
 
     @contextmanager
     def read(self, *, unhurried: bool = False) -> Iterator[Connection]:
@@ -137,24 +117,21 @@ class Database:
         for again.
         """
         with self._turns.next(), (self._hasty_writer if may_be_lost else self._writer).begin() as connection:
-            self.limit_statements(connection, seconds=WRITE_S)
-            if may_be_lost and not self.sqlite:
-                connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
-            if locks:
-                self.lock(connection, *locks)
+            if not self.sqlite:
+                # In one message; each statement has the time limit that stood when it began.
+                first = [_limit(WRITE_S), "SET LOCAL synchronous_commit = off" if may_be_lost else "", _locking(locks)]
+                connection.exec_driver_sql("; ".join(filter(None, first)))
             yield connection
 
     def limit_statements(self, tx: Connection, *, seconds: int) -> None:
         """How long a statement of `tx` may take, waiting for locks included; 0 is without limit. PostgreSQL only."""
         if not self.sqlite:
-            tx.exec_driver_sql(f"SET LOCAL statement_timeout = {seconds * 1_000:d}")
+            tx.exec_driver_sql(_limit(seconds))
 
-    def lock(self, tx: Connection, *names: str) -> None:
-        """Hold `names`, one after the other, until `tx` ends: whoever locks the same waits. SQLite writers are alone
-        anyway."""
+    def lock(self, tx: Connection, name: str) -> None:
+        """Hold `name` until `tx` ends: whoever locks the same name waits. SQLite writers are alone anyway."""
         if not self.sqlite:
-            numbers = (int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True) for name in names)
-            tx.exec_driver_sql(f"SELECT {', '.join(f'pg_advisory_xact_lock({number:d})' for number in numbers)}")
+            tx.exec_driver_sql(_locking([name]))
 
     def leave_no_trace(self) -> bool:
         """Bring what was erased out of every file: SQLite's log still holds pages as they were. False while somebody
@@ -171,9 +148,9 @@ class Database:
 
     def close(self) -> None:
         """Close every pooled connection."""
+        self._readers.close()
+        self._turns.close()
         if self.sqlite:
-            self._readers.close()
-            self._turns.close()
             self._hasty.dispose()
         self.engine.dispose()
 
@@ -264,6 +241,8 @@ class _SqliteReaders:
             except IndexError:
                 reader = sqlite3.connect(self._address, uri=True, isolation_level=None, check_same_thread=False)
                 reader.execute("PRAGMA busy_timeout=5000").close()
+                # Pages are read where the kernel has them instead of being copied; the log's index is mapped anyway.
+                reader.execute(f"PRAGMA mmap_size={MAPPED}").close()
             return reader.execute(sql, parameters).fetchall()
         except sqlite3.Error as error:
             raise DBAPIError.instance(sql, None, error, sqlite3.Error, hide_parameters=True) from error
@@ -275,6 +254,48 @@ class _SqliteReaders:
         """Close those that nobody uses."""
         while self._idle:
             self._idle.pop().close()
+
+
+class _PostgresReaders:
+    """Connections to PostgreSQL on which each statement is a transaction of its own: one way there and back."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = _postgresql_engine(url, isolation_level="AUTOCOMMIT", pool_reset_on_return=None)
+
+    def fetch(self, sql: str, parameters: Any) -> list[Any]:
+        """The rows of one SELECT. Raises DBAPIError or TimeoutError, as SQLAlchemy does."""
+        try:
+            return self._fetch(sql, parameters)
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+        # The server was started anew since the connection was last used, and so for all others.
+        self._engine.dispose()
+        return self._fetch(sql, parameters)
+
+    def _fetch(self, sql: str, parameters: Any) -> list[Any]:
+        lost = False
+        try:
+            connection = self._engine.raw_connection()
+            reader: Any = connection.driver_connection
+            try:
+                found: list[Any] = reader.execute(sql, parameters).fetchall()
+                return found
+            except psycopg.Error as error:
+                lost = reader.closed
+                if lost:
+                    connection.invalidate(error)
+                raise
+            finally:
+                connection.close()
+        except psycopg.Error as error:
+            raise DBAPIError.instance(
+                sql, None, error, psycopg.Error, hide_parameters=True, connection_invalidated=lost
+            ) from error
+
+    def close(self) -> None:
+        """Close those that nobody uses."""
+        self._engine.dispose()
 
 
 @cache
@@ -318,6 +339,16 @@ def unavailable_sentence(error: DBAPIError) -> str:
     return "The database refused the operation."
 
 
+def _limit(seconds: int) -> str:
+    return f"SET LOCAL statement_timeout = {seconds * 1_000:d}"
+
+
+def _locking(names: Sequence[str]) -> str:
+    numbers = (int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True) for name in names)
+    calls = [f"pg_advisory_xact_lock({number:d})" for number in numbers]
+    return f"SELECT {', '.join(calls)}" if calls else ""
+
+
 def _sqlite_engine(url: str) -> Engine:
     # More connections than a web process has threads: a reader never waits for a place.
     engine = create_engine(
@@ -325,6 +356,21 @@ def _sqlite_engine(url: str) -> Engine:
     )
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _postgresql_engine(url: str, **options: Any) -> Engine:
+    engine = create_engine(
+        url,
+        pool_size=4,
+        max_overflow=4,
+        pool_timeout=2,
+        hide_parameters=True,
+        # A server that is gone or silent must not hold a request: seconds to connect, milliseconds unanswered.
+        connect_args={"connect_timeout": 2, "tcp_user_timeout": 5_000},
+        **options,
+    )
+    event.listen(engine, "connect", _prepare_postgresql)
     return engine
 
 

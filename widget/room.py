@@ -77,7 +77,7 @@ class Answer:
     wait_s: int = 0
 
 
-def tell(event: str, route: str, answer: Answer, *, began: float) -> float:
+def finish(event: str, route: str, answer: Answer, *, began: float) -> float:
     """Count how a request ended, and tell the operator in one line; the seconds since `began` of perf_counter."""
     seconds = perf_counter() - began
     requests, duration = _metrics(route, answer.outcome)

@@ -26,7 +26,7 @@ from schemas.widget import AwardFields, BadRequest, RequestFault, read_award
 from storage.trouble import TROUBLE, trouble_sentence
 from telemetry import AWARDS, REQUESTS
 from widget.connections import Connection, Opened
-from widget.room import EARNINGS, Answer, Outcome, WidgetRoom, answer_headers, inspect, rejected, tell, wrong_key
+from widget.room import EARNINGS, Answer, Outcome, WidgetRoom, answer_headers, finish, inspect, rejected, wrong_key
 from widget.sentences import program_trouble_sentence, refusal_sentence, result_sentence
 from widget.template import KEY_HEADER
 
@@ -61,7 +61,7 @@ def create_blueprint(room: WidgetRoom, *, lookup: WSGIApplication) -> Blueprint:
         AWARDS.labels(answer.outcome).inc()
         response = Response(orjson.dumps(answer.body), status=answer.status, mimetype="application/json")
         response.headers.extend(answer_headers(room, answer, origin=request.headers.get("Origin")))
-        seconds = tell("award", EARNINGS, answer, began=began)
+        seconds = finish("award", EARNINGS, answer, began=began)
         user_agent = request.headers.get("User-Agent", "")
         inspect(room, EARNINGS, answer, seconds=seconds, sent=_sent_if_readable, user_agent=user_agent)
         return response

@@ -53,7 +53,18 @@ def main() -> None:
                 code = b32encode(os.urandom(10)).decode().lower()
                 points, lifetime = int(row["Points"]), int(row["Lifetime Points"])
                 members.append(
-                    (member_id, found_by, sealed, status, row["Customer ID"], code, points, lifetime, at, at)
+                    (
+                        member_id,
+                        found_by,
+                        sealed,
+                        status,
+                        row["Customer ID"].removeprefix("'"),
+                        code,
+                        points,
+                        lifetime,
+                        at,
+                        at,
+                    )
                 )
                 for kind, what, moved, member_side, program_side in (
                     ("opening", "Opening balance", lifetime, "credit", "debit"),

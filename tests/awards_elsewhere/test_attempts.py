@@ -142,18 +142,21 @@ def test_an_award_on_the_ledger_needs_no_attempts(small_shop: Shop) -> None:
 def test_an_attempt_is_written_in_the_transaction_of_the_state_that_it_explains(small_shop: Shop) -> None:
     shop = small_shop
     shop.card()
-    transactions: dict[Any, list[str]] = {}
+    transactions: list[list[str]] = [[]]
 
-    def note(connection: Any, _cursor: Any, sql: str, *_: Any) -> None:
-        transactions.setdefault(connection.get_transaction(), []).append(sql)
+    def note(sql: str) -> None:
+        if sql.startswith("BEGIN"):
+            transactions.append([])
+        transactions[-1].append(sql)
 
     engine = shop.house.services.database.engine
-    event.listen(engine, "before_cursor_execute", note)
-    try:
-        shop.applied(50)
-    finally:
-        event.remove(engine, "before_cursor_execute", note)
-    (written,) = [told for told in transactions.values() if any("INTO award_attempts" in sql for sql in told)]
+
+    @event.listens_for(engine, "checkout")
+    def listen(connection: Any, *_: Any) -> None:
+        connection.set_trace_callback(note)
+
+    shop.applied(50)
+    (written,) = [told for told in transactions if any("INTO award_attempts" in sql for sql in told)]
     assert any(sql.startswith("UPDATE awards") for sql in written)
 
 

@@ -152,8 +152,10 @@ def test_ready_tells_what_keeps_it_from_serving(house: House, request: pytest.Fi
 
 def test_what_keeps_it_from_serving_is_logged_once_and_once_when_it_is_over(house: House) -> None:
     """Though it is asked every few seconds."""
+    with house.services.database.read() as tx:
+        newest = tx.scalar(text("SELECT version_num FROM alembic_version"))
     with capture_logs() as lines:
-        for version in ("0001", "0001", "0004"):
+        for version in ("0001", "0001", newest):
             with house.services.database.write() as tx:
                 tx.execute(text("UPDATE alembic_version SET version_num = :v"), {"v": version})
             for _ in range(2):
