@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import Connection, Delete, Dialect, Insert, Select, Update
 from sqlalchemy.exc import DBAPIError, NoResultFound
@@ -86,15 +86,7 @@ def run(tx: Connection, statement: Select[Any] | Writing, **values: Any) -> list
         lost = dialect.is_disconnect(error, tx.connection, None)
         if lost:
             tx.invalidate(error)
-        raise DBAPIError.instance(
-            ready.sql,
-            None,
-            error,
-            dialect.loaded_dbapi.Error,
-            hide_parameters=True,
-            connection_invalidated=lost,
-            dialect=dialect,
-        ) from error
+        raise refused(error, sql=ready.sql, kind=dialect.loaded_dbapi.Error, lost=lost) from error
 
 
 def run_one(tx: Connection, statement: Select[Any] | Writing, **values: Any) -> Any:
@@ -103,3 +95,12 @@ def run_one(tx: Connection, statement: Select[Any] | Writing, **values: Any) -> 
     if len(rows) != 1:
         raise NoResultFound(f"{len(rows)} rows where there should be one.")
     return rows[0]
+
+
+def refused(error: Exception, *, sql: str, kind: type[Exception], lost: bool = False) -> DBAPIError:
+    """What SQLAlchemy would raise for the driver's `error`, whose errors are all of `kind`; it never shows values.
+
+    `lost`: the connection is no longer there.
+    """
+    raised: Any = DBAPIError.instance(sql, None, error, kind, hide_parameters=True, connection_invalidated=lost)
+    return cast(DBAPIError, raised)

@@ -1,0 +1,102 @@
+"""How connections to the two databases are made, and what each has to know of us.
+
+SQLite runs in WAL with `synchronous=FULL`, so that what was acknowledged survives a power cut, and with
+`secure_delete`, so that what was erased is gone from the file. Writers take the write lock at once (BEGIN IMMEDIATE):
+a transaction that first reads and then writes would otherwise fail with "database is locked" without waiting.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from time import monotonic
+from typing import Any
+
+import orjson
+import psycopg
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import InvalidatePoolError
+
+# The time limit of statements, below the 2.5 s in which a card answers.
+READ_S = 2
+# A connection to PostgreSQL that was not used for so long is asked whether it still lives, before it is trusted.
+IDLE_S = 1.0
+# Marks the engines and connections whose transactions write.
+WRITES = "tallydesk_write"
+
+
+def sqlite_engine(url: str) -> Engine:
+    """For SQLite: transactions that begin as WRITES says."""
+    # More connections than a web process has threads: a reader never waits for a place.
+    engine = create_engine(
+        url, pool_size=40, hide_parameters=True, json_deserializer=orjson.loads, connect_args={"timeout": 5.0}
+    )
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def postgresql_engine(url: str, **options: Any) -> Engine:
+    """For PostgreSQL; `options` are those of create_engine."""
+    engine = create_engine(
+        url,
+        pool_size=4,
+        max_overflow=4,
+        pool_timeout=2,
+        hide_parameters=True,
+        # A server that is gone or silent must not hold a request: seconds to connect, milliseconds unanswered.
+        connect_args={"connect_timeout": 2, "tcp_user_timeout": 5_000},
+        **options,
+    )
+    event.listen(engine, "connect", _prepare_postgresql)
+    return engine
+
+
+def do_not_wait_for_the_disk(connection: sqlite3.Connection, _record: Any) -> None:
+    """For a listener of `connect`: commits are written, and brought to the disk with a later one that waits."""
+    connection.execute("PRAGMA synchronous=NORMAL").close()
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
+    # Transactions are begun by _begin_sqlite; the driver's own implicit BEGIN would come too late and be deferred.
+    connection.isolation_level = None
+    for pragma in (
+        "busy_timeout=5000",
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        "secure_delete=ON",
+        # Without it REPLACE would delete rows behind the ledger's triggers.
+        "recursive_triggers=ON",
+    ):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _prepare_postgresql(connection: Any, _record: Any) -> None:
+    connection.execute(f"SET statement_timeout = {READ_S * 1_000:d}")
+    connection.commit()
+
+
+def note_use(_connection: Any, record: Any) -> None:
+    """For a listener of `checkin`: remember when the connection was last used."""
+    record.info["used_at"] = monotonic()
+
+
+def require_life(connection: Any, record: Any, _proxy: Any) -> None:
+    """For a listener of `checkout`: ask a connection that was idle for a while whether it still lives.
+
+    Not before every transaction, which would take as long as a lookup.
+    """
+    if monotonic() - record.info.get("used_at", monotonic()) < IDLE_S:
+        return
+    try:
+        autocommit, connection.autocommit = connection.autocommit, True
+        connection.execute("")
+        connection.autocommit = autocommit
+    except psycopg.Error as error:
+        # None of the others is younger by much: all are replaced.
+        raise InvalidatePoolError from error
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    write = connection.get_execution_options().get(WRITES)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
