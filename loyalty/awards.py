@@ -514,8 +514,8 @@ class Awards:
         }
         program = self._programs[store.program]
         if program.remote:
-            self._journal.write_intent(tx, **award)
-            sending = self._journal.begin(tx, operation_id, owner=self._delivery.new_owner())
+            owner = self._delivery.new_owner()
+            sending = self._journal.write_sending(tx, store=store, email=email, owner=owner, **award)
             return _Booked(operation_id=operation_id, sending=sending)
         event = NewPointsEvent(
             operation_id=operation_id,

@@ -18,7 +18,20 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, bindparam, exists, insert, or_, select, update
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    Connection,
+    and_,
+    bindparam,
+    case,
+    exists,
+    insert,
+    null,
+    or_,
+    select,
+    update,
+)
 
 from loyalty.attempts import Attempt, AttemptKind, AttemptOutcome, write_attempt
 from loyalty.program import NewPointsEvent, ProgramKind, Store
@@ -26,7 +39,7 @@ from storage.database import Database
 from storage.queue import defer
 from storage.sealing import Sealer
 from storage.statements import run, run_one
-from storage.tables import awards, jobs, stores
+from storage.tables import UtcTime, awards, jobs, stores
 
 # Jobs. What follows a settled award is decided above, where a helpdesk is known.
 AWARD_SETTLED = "award_settled"
@@ -94,12 +107,37 @@ class Journal:
         self._sealer = sealer
         self._now = now
 
-    def write_intent(self, tx: Connection, **values: Any) -> None:
-        """Write a new award down, as pending. `values` are the columns of NEW_AWARD."""
-        run(tx, _NEW, **values, **_PENDING)
+    def write_sending(self, tx: Connection, *, store: Store, email: str, owner: str, **values: Any) -> Sending:
+        """Write a new award down as about to be sent by `owner`. `values` are the columns of NEW_AWARD.
+
+        A job is asked for that takes over should the owner vanish.
+        """
+        lease_until = self._now() + AGENT_LEASE
+        held = {"state": AwardState.SENDING.value, "sends": 1, "lease_owner": owner, "lease_until": lease_until}
+        run(tx, _NEW, **values, **{**_UNTOUCHED, **held})
+        operation_id = values["operation_id"]
+        defer(tx, CONFIRM_AWARD, operation_id, run_at=lease_until)
+        return Sending(
+            operation_id=operation_id,
+            owner=owner,
+            store=store,
+            member_hmac=values["member_hmac"],
+            event=NewPointsEvent(
+                operation_id=operation_id,
+                email=email,
+                points=values["points"],
+                store_credit=_credit(values["credit_cents"]),
+                what=what_of(values["reason"]),
+                reverses=values["reverses"],
+                first_send=True,
+                asked_at=values["created_at"],
+            ),
+            sends=1,
+            lease_until=lease_until,
+        )
 
     def write_applied(self, tx: Connection, *, balance: int | None, **values: Any) -> None:
-        """Write down an award that is booked in this very transaction. `values` as for `write_intent`."""
+        """Write down an award that is booked in this very transaction. `values` as for `write_sending`."""
         now = self._now()
         applied = {
             "state": AwardState.APPLIED.value,
@@ -108,31 +146,9 @@ class Journal:
             "settled_by": SettledBy.ANSWER.value,
         }
         noted = {"note_state": NoteState.DUE.value, "note_due_at": now} if values["ticket_id"] else {}
-        run(tx, _NEW, **values, **{**_PENDING, **applied, **noted})
+        run(tx, _NEW, **values, **{**_UNTOUCHED, **applied, **noted})
         if noted:
             defer(tx, AWARD_SETTLED, values["operation_id"], run_at=now, sooner=True)
-
-    def begin(self, tx: Connection, operation_id: str, *, owner: str, held: bool = False) -> Sending | None:
-        """The award is about to be sent, by `owner`. A job is asked for that takes over should the owner vanish.
-
-        `held`: the worker, and only if `owner` holds it still; None when not.
-        """
-        lease_until = self._now() + (WORKER_LEASE if held else AGENT_LEASE)
-        begin = _BEGIN_HELD if held else _BEGIN
-        rows = run(tx, begin, of=operation_id, owner=owner, until=lease_until)
-        if not rows:
-            return None
-        row = rows[0]
-        defer(tx, CONFIRM_AWARD, operation_id, run_at=lease_until)
-        return Sending(
-            operation_id=operation_id,
-            owner=owner,
-            store=store_of(tx, row.store_id),
-            member_hmac=row.member_hmac,
-            event=self.event_of(row),
-            sends=row.sends,
-            lease_until=lease_until,
-        )
 
     def event_of(self, row: Any) -> NewPointsEvent:
         """What is to be sent for the award in `row`."""
@@ -140,7 +156,7 @@ class Journal:
             operation_id=row.operation_id,
             email=self._sealer.open(row.member_email_sealed),
             points=row.points,
-            store_credit=Decimal(row.credit_cents) / 100 if row.credit_cents else None,
+            store_credit=_credit(row.credit_cents),
             what=what_of(row.reason),
             reverses=row.reverses,
             # The first attempt of all: nothing of it can be there yet.
@@ -216,10 +232,11 @@ class Journal:
             how=by.value,
             words=told,
             person=None if marked_by is None else self._sealer.seal(marked_by),
+            with_note=with_note,
             **who,
         )
-        if rows and with_note:
-            self._ask_for_note(tx, operation_id, ticket_id=rows[0].ticket_id)
+        if rows and rows[0].note_state == NoteState.DUE and with_note:
+            defer(tx, AWARD_SETTLED, operation_id, run_at=self._now(), sooner=True)
         return bool(rows)
 
     def unknown(self, operation_id: str, *, owner: str, attempt: Attempt) -> datetime:
@@ -335,8 +352,22 @@ class Journal:
 
     def begin_again(self, operation_id: str, *, owner: str) -> Sending | None:
         """Send once more what `owner` holds; None when it is no longer the owner's."""
+        lease_until = self._now() + WORKER_LEASE
         with self._database.write() as tx:
-            return self.begin(tx, operation_id, owner=owner, held=True)
+            rows = run(tx, _BEGIN, of=operation_id, owner=owner, until=lease_until)
+            if not rows:
+                return None
+            defer(tx, CONFIRM_AWARD, operation_id, run_at=lease_until)
+            store = store_of(tx, rows[0].store_id)
+        return Sending(
+            operation_id=operation_id,
+            owner=owner,
+            store=store,
+            member_hmac=rows[0].member_hmac,
+            event=self.event_of(rows[0]),
+            sends=rows[0].sends,
+            lease_until=lease_until,
+        )
 
     def contradicted(self, operation_id: str, *, attempt: Attempt) -> None:
         """The program has what counts as rejected here: a person reads it beside the award."""
@@ -387,6 +418,10 @@ def what_of(reason: str) -> str:
     return reason or "Added by support"
 
 
+def _credit(cents: int) -> Decimal | None:
+    return Decimal(cents) / 100 if cents else None
+
+
 def store_of(tx: Connection, store_id: int) -> Store:
     """The store with this id."""
     row = run_one(tx, _PROGRAM, of=store_id)
@@ -423,8 +458,10 @@ NEW_AWARD = (
     "reverses",
     "created_at",
 )
-_PENDING = {
-    "state": AwardState.PENDING.value,
+_UNTOUCHED = {
+    "sends": 0,
+    "lease_owner": None,
+    "lease_until": None,
     "balance_after": None,
     "settled_at": None,
     "settled_by": None,
@@ -433,14 +470,16 @@ _PENDING = {
 }
 _NEW = insert(awards).values(
     key_version=select(stores.c.key_version).where(stores.c.id == bindparam("store_id")).scalar_subquery(),
-    **{name: bindparam(name) for name in (*NEW_AWARD, *_PENDING)},
+    **{name: bindparam(name) for name in (*NEW_AWARD, "state", *_UNTOUCHED)},
 )
 
 _IS_IT = awards.c.operation_id == bindparam("of")
 _IS_HELD = awards.c.lease_owner == bindparam("owner")
 _BEGIN = (
     update(awards)
-    .where(_IS_IT, or_(awards.c.state == AwardState.PENDING.value, awards.c.state == AwardState.UNKNOWN.value))
+    .where(
+        _IS_IT, _IS_HELD, or_(awards.c.state == AwardState.PENDING.value, awards.c.state == AwardState.UNKNOWN.value)
+    )
     .values(
         state=AwardState.SENDING.value,
         sends=awards.c.sends + 1,
@@ -449,7 +488,7 @@ _BEGIN = (
     )
     .returning(awards)
 )
-_BEGIN_HELD = _BEGIN.where(_IS_HELD)
+_NOTED = and_(bindparam("with_note", type_=Boolean), awards.c.ticket_id != "")
 _OUTCOME = (
     update(awards)
     .where(_IS_IT)
@@ -462,8 +501,12 @@ _OUTCOME = (
         marked_by_sealed=bindparam("person"),
         lease_owner=None,
         lease_until=None,
+        note_state=case((_NOTED, NoteState.DUE.value), else_=awards.c.note_state),
+        note_reason=case((_NOTED, null()), else_=awards.c.note_reason),
+        note_attempts=case((_NOTED, 0), else_=awards.c.note_attempts),
+        note_due_at=case((_NOTED, bindparam("at", type_=UtcTime)), else_=awards.c.note_due_at),
     )
-    .returning(awards.c.ticket_id)
+    .returning(awards.c.note_state)
 )
 _SETTLE = _OUTCOME.where(awards.c.state != AwardState.APPLIED.value, awards.c.state != AwardState.REJECTED.value)
 _SETTLE_HELD = _SETTLE.where(_IS_HELD)
