@@ -8,18 +8,13 @@ a transaction that first reads and then writes would otherwise fail with "databa
 from __future__ import annotations
 
 import sqlite3
-from time import monotonic
 from typing import Any
 
 import orjson
-import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import InvalidatePoolError
 
 # The time limit of statements, below the 2.5 s in which a card answers.
 READ_S = 2
-# A connection to PostgreSQL that was not used for so long is asked whether it still lives, before it is trusted.
-IDLE_S = 1.0
 # Marks the engines and connections whose transactions write.
 WRITES = "tallydesk_write"
 
@@ -74,27 +69,6 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
 def _prepare_postgresql(connection: Any, _record: Any) -> None:
     connection.execute(f"SET statement_timeout = {READ_S * 1_000:d}")
     connection.commit()
-
-
-def note_use(_connection: Any, record: Any) -> None:
-    """For a listener of `checkin`: remember when the connection was last used."""
-    record.info["used_at"] = monotonic()
-
-
-def require_life(connection: Any, record: Any, _proxy: Any) -> None:
-    """For a listener of `checkout`: ask a connection that was idle for a while whether it still lives.
-
-    Not before every transaction, which would take as long as a lookup.
-    """
-    if monotonic() - record.info.get("used_at", monotonic()) < IDLE_S:
-        return
-    try:
-        autocommit, connection.autocommit = connection.autocommit, True
-        connection.execute("")
-        connection.autocommit = autocommit
-    except psycopg.Error as error:
-        # None of the others is younger by much: all are replaced.
-        raise InvalidatePoolError from error
 
 
 def _begin_sqlite(connection: Connection) -> None:

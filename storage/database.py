@@ -22,9 +22,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from storage.connecting import (
     WRITES,
     do_not_wait_for_the_disk,
-    note_use,
     postgresql_engine,
-    require_life,
     sqlite_engine,
 )
 from storage.readers import PostgresReaders, SqliteReaders
@@ -73,9 +71,8 @@ class Database:
             self._turns: Turns | None = Turns(f"{name}-turn")
             self._hasty_writer: Engine = hasty.execution_options(**{WRITES: True})
         else:
-            self.engine = postgresql_engine(url)
-            event.listen(self.engine, "checkin", note_use)
-            event.listen(self.engine, "checkout", require_life)
+            # Asked first whether the connection still lives: what writes is not simply tried again.
+            self.engine = postgresql_engine(url, pool_pre_ping=True)
             self._engines = [self.engine]
             # PostgreSQL would show each statement the newest commits: a balance without its activity.
             self._reader = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)

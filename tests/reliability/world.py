@@ -122,9 +122,9 @@ class Process:
         write = self.services.database.write
 
         @contextmanager
-        def written() -> Iterator[Any]:
+        def written(*locks: str, **how: bool) -> Iterator[Any]:
             self.steps.step()
-            with write() as tx:
+            with write(*locks, **how) as tx:
                 yield tx
                 self.steps.step()
             self.steps.step()
