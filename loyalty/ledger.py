@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import re
 from base64 import b32encode
-from collections.abc import Callable, Iterator, Sequence
-from datetime import date, datetime
+from collections.abc import Callable, Iterator
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
+    JSON,
     Connection,
+    Select,
     and_,
     bindparam,
     case,
@@ -43,7 +45,7 @@ from loyalty.program import (
 from storage.database import Database, insert_into
 from storage.sealing import Hasher, RandomBytes, Sealer
 from storage.statements import run, run_one
-from storage.tables import ledger_entries, ledger_transactions, members, stores
+from storage.tables import EPOCH, ledger_entries, ledger_transactions, members, stores
 
 # Lifetime points from which a member holds the tier; the last one reached counts.
 TIERS = ((0, "Bronze"), (500, "Silver"), (2_000, "Gold"), (10_000, "Platinum"))
@@ -77,23 +79,37 @@ _MEMBER = select(
     members.c.email_hmac == bindparam("email_hmac"),
 )
 
-# One statement, so that a balance and its activity are of one moment: a row for each of the latest transactions, or one
-# with none. They lie side by side in an index that has all of it.
-_SHOWN = (
-    _MEMBER.with_only_columns(
+_latest = (
+    select(
+        ledger_transactions.c.id,
+        ledger_transactions.c.created_at,
+        ledger_transactions.c.what,
+        ledger_transactions.c.points,
+    )
+    .where(ledger_transactions.c.member_id == members.c.id)
+    .order_by(ledger_transactions.c.id.desc())
+    .limit(SHOWN_ACTIVITY)
+    .correlate(members)
+    .subquery("latest")
+)
+
+
+def _shown(array: str, aggregate: str) -> Select[Any]:
+    entry = getattr(func, array)(_latest.c.id, _latest.c.created_at, _latest.c.what, _latest.c.points)
+    latest = select(getattr(func, aggregate)(entry, type_=JSON)).correlate(members).scalar_subquery()
+    return _MEMBER.with_only_columns(
         members.c.status,
         members.c.balance,
         members.c.lifetime_points,
         members.c.referral_code,
         members.c.date_of_birth_sealed,
-        ledger_transactions.c.created_at.label("booked_at"),
-        ledger_transactions.c.what,
-        ledger_transactions.c.points,
+        latest.label("latest"),
     )
-    .select_from(members.outerjoin(ledger_transactions, ledger_transactions.c.member_id == members.c.id))
-    .order_by(ledger_transactions.c.id.desc())
-    .limit(SHOWN_ACTIVITY)
-)
+
+
+# One statement, so that a balance and its activity are of one moment, and one row: SQLite's driver lets other threads
+# run before each, and they do not give way soon. What is latest lies side by side in an index that has all of it.
+_SHOWN = {"sqlite": _shown("json_array", "json_group_array"), "postgresql": _shown("json_build_array", "json_agg")}
 
 _BOOKED_FOR = _MEMBER.with_only_columns(members.c.id, members.c.balance, members.c.erased_at)
 
@@ -193,8 +209,9 @@ class Ledger:
         self, store: Store, *, email: str, with_date_of_birth: bool = False, within_s: float | None = None
     ) -> Member | None:
         """The member with this e-mail as the ledger stands now, or None."""
-        rows = self._database.look_up(_SHOWN, store_id=store.id, email_hmac=self._hasher.email(email))
-        return self._read_member(rows, email=email, with_date_of_birth=with_date_of_birth) if rows else None
+        shown = _SHOWN[self._database.dialect]
+        rows = self._database.look_up(shown, store_id=store.id, email_hmac=self._hasher.email(email))
+        return self._read_member(rows[0], email=email, with_date_of_birth=with_date_of_birth) if rows else None
 
     def email_of(self, store: Store, *, member_hmac: str) -> str | None:
         """The e-mail of the member with this HMAC, or None."""
@@ -254,8 +271,7 @@ class Ledger:
     def check_ready(self, store: Store) -> None:
         """Always ready: what would stop it stops Tallydesk itself."""
 
-    def _read_member(self, rows: Sequence[Any], *, email: str, with_date_of_birth: bool) -> Member:
-        row = rows[0]
+    def _read_member(self, row: Any, *, email: str, with_date_of_birth: bool) -> Member:
         status = MemberStatus(row.status)
         born = row.date_of_birth_sealed if with_date_of_birth else None
         return Member(
@@ -268,13 +284,8 @@ class Ledger:
             date_of_birth=None if born is None else date.fromisoformat(self._sealer.open(born)),
             recent_activity=tuple(
                 [
-                    Activity(
-                        when=entry.booked_at,
-                        what=what_of(entry.what),
-                        points=entry.points,
-                    )
-                    for entry in rows
-                    if entry.booked_at is not None
+                    Activity(when=EPOCH + timedelta(microseconds=when), what=what_of(what), points=points)
+                    for _, when, what, points in sorted(row.latest or (), reverse=True)
                 ]
             ),
             as_of=self._now(),

@@ -46,7 +46,8 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.sqlite = make_url(url).get_backend_name() == "sqlite"
+        self.dialect = make_url(url).get_backend_name()
+        self.sqlite = self.dialect == "sqlite"
         if self.sqlite:
             name = make_url(url).database
             if name and name != ":memory:":
