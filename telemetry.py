@@ -66,7 +66,8 @@ def as_line(logger: Any, method: str, event: MutableMapping[str, Any]) -> bytes:
 
     One function instead of structlog's five: a card's line took as long as reading its member.
     """
-    trace = format_exc_info(logger, method, event).pop("exception", None) if event.get("exc_info") else None
+    crash = event.pop("exc_info", None)
+    trace = format_exc_info(logger, method, {"exc_info": crash}).get("exception") if crash else None
     line = {name: value if type(value) in _NUMBERS else cleaned_field(name, value) for name, value in event.items()}
     if trace is not None:
         line["exception"] = cleaned_trace(trace)

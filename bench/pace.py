@@ -19,5 +19,5 @@ class Pace:
         return quick if self.quick else whole
 
 
-WHOLE = Pace(quick=False, rounds=5, seconds=4, members=100_000)
+WHOLE = Pace(quick=False, rounds=5, seconds=3, members=100_000)
 QUICK = Pace(quick=True, rounds=2, seconds=1, members=5_000)

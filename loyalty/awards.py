@@ -31,13 +31,14 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
+    union_all,
 )
 from sqlalchemy.exc import SQLAlchemyError
 
 from loyalty.attempts import Attempt, AttemptKind, AttemptOutcome, write_attempt
 from loyalty.award_key import AwardKey
 from loyalty.delivery import LOOK_WITHIN_S, Delivery, Look
-from loyalty.journal import SETTLED, AwardState, Journal, Sending, SettledBy, what_of
+from loyalty.journal import SETTLED, UNSETTLED, AwardState, Journal, Sending, SettledBy, what_of
 from loyalty.members import Members
 from loyalty.program import (
     LoyaltyProgram,
@@ -226,9 +227,10 @@ class Awards:
         trouble = self._trouble_of(store)
         member_hmac = self._hasher.email(member.email)
         asked = self._ask(store, request, member_hmac=member_hmac, email=member.email)
-        now = self._now()
         locks = f"connection {request.origin.connection_id}", f"member {store.id} {member_hmac}"
         with self._database.write(*locks) as tx:
+            # Not before the turn has come: an award is as old as what was known when it was written down.
+            now = self._now()
             earlier, key_is_free = self._earlier(tx, asked, now=now)
             if earlier is None:
                 _check_request(request, rules)
@@ -298,8 +300,8 @@ class Awards:
             event = self._journal.event_of(award)
             if program.find_points(store, event=event, within_s=LOOK_WITHIN_S) is None:
                 raise AwardRefused(Refusal.NOT_UNDER_THIS_KEY)
-        now = self._now()
         with self._database.write(f"connection {origin.connection_id}") as tx:
+            now = self._now()
             row = tx.execute(select(awards).where(awards.c.operation_id == operation_id)).one()
             if row.state != AwardState.APPLIED or row.reverses is not None:
                 raise AwardRefused(Refusal.NOT_APPLIED)
@@ -637,23 +639,30 @@ _USED = select(awards, _STANDS.label("stands")).where(
     awards.c.connection_id == bindparam("connection_id"), awards.c.award_key_nonce == bindparam("nonce")
 )
 
-# Found among the member's own awards, which are few, whatever the connection gives in a minute.
+_same = select(awards.c.operation_id).where(
+    awards.c.member_hmac == bindparam("member_hmac"),
+    awards.c.ticket_id == bindparam("ticket_id"),
+    awards.c.points == bindparam("points"),
+    awards.c.credit_cents == bindparam("credit_cents"),
+    func.coalesce(awards.c.agent_hmac, "") == bindparam("agent_hmac"),
+    _IS_NO_UNDO,
+    _STANDS,
+)
+_OPEN: list[ColumnElement[str]] = [literal_column(f"'{state}'") for state in (*UNSETTLED, AwardState.NEEDS_REVIEW)]
 _ALIKE = (
     select(awards)
     .where(
-        awards.c.store_id == bindparam("store_id"),
-        awards.c.member_hmac == bindparam("member_hmac"),
-        awards.c.connection_id + 0 == bindparam("connection_id"),
-        awards.c.ticket_id == bindparam("ticket_id"),
-        awards.c.points == bindparam("points"),
-        awards.c.credit_cents == bindparam("credit_cents"),
-        func.coalesce(awards.c.agent_hmac, "") == bindparam("agent_hmac"),
-        _IS_NO_UNDO,
-        _STANDS,
-        or_(
-            awards.c.created_at > bindparam("since"),
-            and_(awards.c.state != AwardState.APPLIED.value, awards.c.state != AwardState.REJECTED.value),
-        ),
+        # Each found by an index of its own: the member's awards of the last minute, and what is open in the connection.
+        awards.c.operation_id.in_(
+            union_all(
+                _same.where(
+                    awards.c.store_id == bindparam("store_id"),
+                    awards.c.created_at > bindparam("since"),
+                    awards.c.connection_id + 0 == bindparam("connection_id"),
+                ),
+                _same.where(awards.c.connection_id == bindparam("connection_id"), awards.c.state.in_(_OPEN)),
+            )
+        )
     )
     .order_by(awards.c.created_at.desc())
     .limit(1)

@@ -101,8 +101,9 @@ class Snapshots:
                 activity = _activity(row.shown["activity"])
             activity = _merged(activity, _own_awards(tx, store, member_hmac))
             born: dict[str, str | None] = {}
-            if with_date_of_birth:
-                told = member.date_of_birth
+            if with_date_of_birth or owner is not None:
+                # What no card shows is not kept: whoever asks for a card says whether it does.
+                told = member.date_of_birth if with_date_of_birth else None
                 born["date_of_birth_sealed"] = None if told is None else self._sealer.seal(str(told))
             self._put(
                 tx,

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy.exc import NoResultFound
 
 from loyalty.program import ProgramKind, ProgramReason, ProgramUnavailable, Store
 from storage.database import Database, insert_into
@@ -107,7 +108,9 @@ class Stores:
 
     def key_of(self, store: Store) -> StoreKey:
         """The key to call with. Raises ProgramUnavailable(KEY_REFUSED) while the program refuses it."""
-        (row,) = self._database.look_up(_KEY, of=store.id)
+        row = next(iter(self._database.look_up(_KEY, of=store.id)), None)
+        if row is None:
+            raise NoResultFound("The store is gone.")
         if row.key_state != KeyState.OK or row.key_sealed is None:
             raise ProgramUnavailable(
                 ProgramReason.KEY_REFUSED, "The program refused the key; it waits for a new one from the merchant."

@@ -34,8 +34,6 @@ def postgresql_engine(url: str, **options: Any) -> Engine:
     """For PostgreSQL; `options` are those of create_engine."""
     engine = create_engine(
         url,
-        pool_size=4,
-        max_overflow=4,
         pool_timeout=2,
         hide_parameters=True,
         # A server that is gone or silent must not hold a request: seconds to connect, milliseconds unanswered.

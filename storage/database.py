@@ -69,11 +69,11 @@ class Database:
             self._engines = [self.engine, hasty]
             self._reader = self.engine
             self._readers: SqliteReaders | PostgresReaders = SqliteReaders(name or "")
-            self._turns: Turns | None = Turns(f"{name}-turn")
+            self._turns: Turns | None = Turns(name or "")
             self._hasty_writer: Engine = hasty.execution_options(**{WRITES: True})
         else:
             # Asked first whether the connection still lives: what writes is not simply tried again.
-            self.engine = postgresql_engine(url, pool_pre_ping=True)
+            self.engine = postgresql_engine(url, pool_size=8, max_overflow=4, pool_pre_ping=True)
             self._engines = [self.engine]
             # PostgreSQL would show each statement the newest commits: a balance without its activity.
             self._reader = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
 from storage.connecting import postgresql_engine
@@ -53,17 +54,22 @@ class PostgresReaders:
     """Connections to PostgreSQL on which each statement is a transaction of its own: one way there and back."""
 
     def __init__(self, url: str) -> None:
-        self._engine = postgresql_engine(url, isolation_level="AUTOCOMMIT", pool_reset_on_return=None)
+        # Few: each is in use for about a millisecond.
+        self._places = 4
+        self._engine = postgresql_engine(
+            url, isolation_level="AUTOCOMMIT", pool_reset_on_return=None, pool_size=self._places, max_overflow=0
+        )
+        event.listen(self._engine, "connect", _only_read)
 
     def fetch(self, sql: str, parameters: Any) -> list[Any]:
         """The rows of one SELECT. Raises DBAPIError or TimeoutError, as SQLAlchemy does."""
-        try:
-            return self._fetch(sql, parameters)
-        except DBAPIError as error:
-            if not error.connection_invalidated:
-                raise
-        # The server was started anew since the connection was last used, and so for all others.
-        self._engine.dispose()
+        for _ in range(self._places):
+            try:
+                return self._fetch(sql, parameters)
+            except DBAPIError as error:
+                # The server was started anew since the connection was last used, and so may be for the others.
+                if not error.connection_invalidated:
+                    raise
         return self._fetch(sql, parameters)
 
     def _fetch(self, sql: str, parameters: Any) -> list[Any]:
@@ -87,3 +93,7 @@ class PostgresReaders:
     def close(self) -> None:
         """Close those that nobody uses."""
         self._engine.dispose()
+
+
+def _only_read(connection: Any, _record: Any) -> None:
+    connection.execute("SET default_transaction_read_only = on")

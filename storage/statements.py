@@ -27,6 +27,7 @@ class Statement:
         self.sql = str(compiled)
         self._given = dict(compiled.params)
         self._order = compiled.positiontup
+        self._required = {name for name, bind in compiled.binds.items() if bind.required}
         writers = {
             name: bind.type.dialect_impl(dialect).bind_processor(dialect) for name, bind in compiled.binds.items()
         }
@@ -41,7 +42,9 @@ class Statement:
         self._read: list[tuple[int, Callable[[Any], Any]]] = [(at, read) for at, read in enumerate(readers) if read]
 
     def parameters(self, values: dict[str, Any]) -> Any:
-        """What the driver takes beside `sql`."""
+        """What the driver takes beside `sql`. Raises TypeError when `values` are not just those that it needs."""
+        if values.keys() != self._required:
+            raise TypeError(f"Needed are {sorted(self._required)}, given were {sorted(values)}.")
         for name, write in self._write.items():
             if name in values:
                 values[name] = write(values[name])
@@ -98,7 +101,7 @@ def run_one(tx: Connection, statement: Select[Any] | Writing, **values: Any) -> 
 
 
 def refused(error: Exception, *, sql: str, kind: type[Exception], lost: bool = False) -> DBAPIError:
-    """What SQLAlchemy would raise for the driver's `error`, whose errors are all of `kind`; it never shows values.
+    """What SQLAlchemy would raise for the driver's `error`, whose errors are all of `kind`; it shows no parameters.
 
     `lost`: the connection is no longer there.
     """

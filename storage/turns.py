@@ -7,7 +7,8 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Lock
+from threading import Event, Lock, Thread
+from time import monotonic
 
 from storage.statements import refused
 
@@ -20,29 +21,34 @@ class Turns:
 
     SQLite itself lets writers look again after growing pauses, so that under load some wait for seconds while others
     pass. A lock of this process keeps all but one of its threads back; that one waits for the other processes with the
-    kernel's lock on an empty file, which ends with whoever held it. Programs that do not take turns (a backup, a shell)
-    are still waited for as SQLite does.
+    kernel's lock on an empty file beside the database, which ends with whoever held it. Programs that do not take turns
+    (a backup, a shell) are still waited for as SQLite does.
     """
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, database: str) -> None:
+        self._database = database
         self._lock = Lock()
         self._file: int | None = None
 
     @contextmanager
     def next(self) -> Iterator[None]:
-        """Wait for the turn and hold it. Raises DBAPIError when it does not come."""
+        """Wait for the turn, at most TURN_S, and hold it. Raises DBAPIError when it does not come."""
+        ends = monotonic() + TURN_S
         if not self._lock.acquire(timeout=TURN_S):
-            busy = sqlite3.OperationalError("database is locked")
-            raise refused(busy, sql="BEGIN IMMEDIATE", kind=sqlite3.Error)
+            raise _busy()
         try:
-            if self._file is None:
-                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
-            fcntl.flock(self._file, fcntl.LOCK_EX)
+            try:
+                file = self._taken(ends)
+            except OSError as error:
+                unable = sqlite3.OperationalError("unable to open database file")
+                raise refused(unable, sql="BEGIN IMMEDIATE", kind=sqlite3.Error) from error
             try:
                 yield
             finally:
-                fcntl.flock(self._file, fcntl.LOCK_UN)
+                if file == self._file:
+                    fcntl.flock(file, fcntl.LOCK_UN)
+                else:
+                    os.close(file)
         finally:
             self._lock.release()
 
@@ -51,3 +57,55 @@ class Turns:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+    def _taken(self, ends: float) -> int:
+        """A descriptor that holds the kernel's lock. Raises DBAPIError, OSError."""
+        if self._file is None:
+            self._file = self._open()
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return self._file
+        except BlockingIOError:
+            waiting = _Waiting(self._open())
+            return waiting.result(ends)
+
+    def _open(self) -> int:
+        file = os.open(f"{self._database}-turn", os.O_RDWR | os.O_CREAT, 0o600)
+        if os.geteuid() == 0:
+            # A command run by root must not shut out the service whose database it is.
+            owner = os.stat(self._database)
+            os.fchown(file, owner.st_uid, owner.st_gid)
+        return file
+
+
+class _Waiting:
+    """A thread that waits for the kernel's lock, which knows no limit of time: whoever has waited enough goes without,
+    and the lock is given back when it comes. Looking again and again instead would lose against whoever is faster."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+        self._come = Event()
+        self._guard = Lock()
+        self._given_up = False
+        Thread(target=self._wait, name="turn", daemon=True).start()
+
+    def result(self, ends: float) -> int:
+        """The descriptor, once it holds the lock. Raises DBAPIError when it does not before `ends`."""
+        self._come.wait(max(0.0, ends - monotonic()))
+        with self._guard:
+            if not self._come.is_set():
+                self._given_up = True
+                raise _busy()
+        return self._file
+
+    def _wait(self) -> None:
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        with self._guard:
+            if self._given_up:
+                os.close(self._file)
+            else:
+                self._come.set()
+
+
+def _busy() -> Exception:
+    return refused(sqlite3.OperationalError("database is locked"), sql="BEGIN IMMEDIATE", kind=sqlite3.Error)

@@ -96,7 +96,8 @@ class Connections:
         self._sealer = sealer
         self._now = now
         self._random_bytes = random_bytes
-        # By the key's hash; emptied by every change made here. Grows with the keys that exist: others open nothing.
+        # By the key's hash; replaced by an empty one with every change made here. Grows with the keys that exist:
+        # others open nothing.
         self._opened: dict[str, tuple[datetime, Opened]] = {}
 
     def opened_by(self, lookup_key: str) -> Opened | None:
@@ -106,9 +107,10 @@ class Connections:
         known = self._opened.get(key_hash)
         if known is not None and _NO_TIME <= now - known[0] < KNOWN_FOR:
             return known[1]
+        memory = self._opened
         rows = self._database.look_up(_OPENED, key_hash=key_hash)
         if not rows:
-            self._opened.pop(key_hash, None)
+            memory.pop(key_hash, None)
             return None
         row = rows[0]
         opened = Opened(
@@ -118,7 +120,8 @@ class Connections:
             show_date_of_birth=row.show_date_of_birth,
             inspect_until=row.inspect_until,
         )
-        self._opened[key_hash] = now, opened
+        # Into the memory of before it was read: one that was replaced meanwhile learns nothing old.
+        memory[key_hash] = now, opened
         return opened
 
     def by_award_key(self, award_key: str) -> Connection | None:
@@ -157,7 +160,7 @@ class Connections:
 
     def open(self, tx: Transaction, *, account_id: int, store: Store, rules: Rules) -> int:
         """The id of the account's connection to `store`, made or taken up again; two callers at once get the same."""
-        self._opened.clear()
+        self._opened = {}
         connection_id: int = tx.execute(
             insert_into(tx, connections)
             .values(
@@ -191,7 +194,7 @@ class Connections:
         show_date_of_birth: bool,
     ) -> None:
         """Keep what the merchant has chosen."""
-        self._opened.clear()
+        self._opened = {}
         tx.execute(
             update(connections)
             .where(connections.c.id == connection_id)
@@ -205,7 +208,7 @@ class Connections:
 
     def inspect(self, tx: Transaction, connection_id: int, *, until: datetime | None) -> None:
         """Have the requests of Gorgias recorded `until` then; None stops it."""
-        self._opened.clear()
+        self._opened = {}
         tx.execute(update(connections).where(connections.c.id == connection_id).values(inspect_until=until))
 
     def save_placed(self, connection_id: int, **values: Any) -> None:
@@ -235,7 +238,7 @@ class Connections:
                     placement_problem=None,
                 )
             )
-        self._opened.clear()
+        self._opened = {}
 
     def add_keys(self, tx: Transaction, connection_id: int) -> None:
         """A new pair of keys; older ones go on working until `retire_keys`."""
@@ -276,7 +279,7 @@ class Connections:
                     connection_keys.c.id < min(keep.ids),
                 )
             )
-        self._opened.clear()
+        self._opened = {}
 
 
 def _keep_left_over(tx: Transaction, connection_id: int, left_over: Sequence[str]) -> None:

@@ -47,18 +47,22 @@ def create_lookup(room: WidgetRoom) -> WSGIApplication:
     def lookup(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         began = perf_counter()
         answer = _look_up(room, environ)
-        body = orjson.dumps(answer.body)
-        headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
-        headers += answer_headers(room, answer, origin=environ.get("HTTP_ORIGIN"))
-        seconds = finish("lookup", CUSTOMER, answer, began=began)
-        inspect(
-            room,
-            CUSTOMER,
-            answer,
-            seconds=seconds,
-            sent=lambda: _sent(environ),
-            user_agent=environ.get("HTTP_USER_AGENT", ""),
-        )
+        try:
+            body = orjson.dumps(answer.body)
+            headers = answer_headers(room, answer, origin=environ.get("HTTP_ORIGIN"))
+            seconds = finish("lookup", CUSTOMER, answer, began=began)
+            inspect(
+                room,
+                CUSTOMER,
+                answer,
+                seconds=seconds,
+                sent=lambda: _sent(environ),
+                user_agent=environ.get("HTTP_USER_AGENT", ""),
+            )
+        except Exception:
+            answer = _crashed(room, answer.connection)
+            body, headers = orjson.dumps(answer.body), []
+        headers += [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
         start_response(_STATUS_LINES[answer.status], headers)
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
@@ -73,11 +77,14 @@ def _query(environ: WSGIEnvironment) -> str:
 
 def _emails(environ: WSGIEnvironment) -> list[str]:
     """The values of the fields named `email`; reading the others as well would take twice as long."""
-    return [
+    query = _query(environ)
+    found = [
         unquote_plus(field[len(_EMAIL) :], errors=_KEEP_ENCODED)
-        for field in _query(environ).split("&")
+        for field in query.split("&")
         if field.startswith(_EMAIL)
     ]
+    # Names may be encoded as well.
+    return found if found or "%" not in query else [value for name, value in _sent(environ) if name == "email"]
 
 
 def _sent(environ: WSGIEnvironment) -> list[tuple[str, str]]:
@@ -112,11 +119,15 @@ def _look_up(room: WidgetRoom, environ: WSGIEnvironment) -> Answer:
             outcome=Outcome.UNAVAILABLE, status=200, body=body, connection=connection, trouble=trouble_sentence(error)
         )
     except Exception:
-        # A bug of ours must not make Gorgias count failures; the traceback is for us.
-        log.exception("lookup", outcome=Outcome.CRASHED)
-        body = card.without_member(card.UNAVAILABLE, now=room.now())
-        return Answer(outcome=Outcome.CRASHED, status=200, body=body, connection=connection)
+        return _crashed(room, connection)
     return Answer(outcome=outcome, status=200, body=body, connection=connection)
+
+
+def _crashed(room: WidgetRoom, connection: Opened | None) -> Answer:
+    """A bug of ours must not make Gorgias count failures; the traceback is for us."""
+    log.exception("lookup", outcome=Outcome.CRASHED)
+    body = card.without_member(card.UNAVAILABLE, now=room.now())
+    return Answer(outcome=Outcome.CRASHED, status=200, body=body, connection=connection)
 
 
 def _award_key(room: WidgetRoom, connection: Opened, member: Member) -> str:

@@ -10,6 +10,10 @@ import requests
 from loyalty.program import MemberStatus
 from tests.awards.desk import JANE, Desk
 
+# Who undoes at the desk.
+ADMIN = "admin@example.com"
+AGENT_CAP, CONNECTION_CAP = "points_above_agent_cap", "points_above_connection_cap"
+
 only_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
 
@@ -139,6 +143,31 @@ def test_an_undone_award_frees_the_cap_and_its_undo_takes_none(desk: Desk) -> No
     desk.undo(told["operation_id"])
     desk.told(99)
     desk.refused(2, status=422)
+
+
+def test_an_undo_gives_room_back_to_whoever_had_given_the_award(desk: Desk) -> None:
+    """And to the connection; whoever takes it back (here an admin) has neither more room than before nor less."""
+    desk.rule(max_points_per_agent_per_day=100, max_points_per_day=150)
+    told = desk.told(100, agent_email="a@acme.example", ticket_id=1)
+    desk.told(50, agent_email=ADMIN, ticket_id=2)
+    assert desk.refused(1, agent_email="b@acme.example", ticket_id=3, status=422)["reason"] == CONNECTION_CAP
+    desk.undo(told["operation_id"])
+    assert desk.refused(51, agent_email=ADMIN, ticket_id=3, status=422)["reason"] == AGENT_CAP
+    desk.told(100, agent_email="a@acme.example", ticket_id=3)
+    assert desk.refused(1, agent_email="a@acme.example", ticket_id=4, status=422)["reason"] == AGENT_CAP
+    assert desk.refused(1, agent_email="b@acme.example", ticket_id=4, status=422)["reason"] == CONNECTION_CAP
+
+
+def test_an_undo_of_yesterdays_award_gives_no_room_today(desk: Desk) -> None:
+    desk.rule(max_points_per_agent_per_day=100, max_points_per_day=150)
+    told = desk.told(100, agent_email="a@acme.example", ticket_id=1)
+    desk.clock.advance(timedelta(hours=14, minutes=30).total_seconds())
+    assert desk.clock().isoformat() == "2026-03-15T00:00:00+00:00"
+    assert isinstance(desk.undo(told["operation_id"]), dict)
+    assert desk.refused(101, agent_email="a@acme.example", ticket_id=2, status=422)["reason"] == AGENT_CAP
+    desk.told(100, agent_email="a@acme.example", ticket_id=2)
+    assert desk.refused(51, agent_email="b@acme.example", ticket_id=3, status=422)["reason"] == CONNECTION_CAP
+    desk.told(50, agent_email="b@acme.example", ticket_id=3)
 
 
 def test_an_undo_takes_back_once_with_an_entry_and_a_note_of_its_own(desk: Desk) -> None:

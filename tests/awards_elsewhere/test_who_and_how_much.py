@@ -58,6 +58,23 @@ def test_the_limit_of_a_connection_counts_all_agents(shop: Shop) -> None:
     assert shop.applied(40, agent_email="ben@acme.example")
 
 
+def test_an_undo_gives_room_only_once_it_is_confirmed(shop: Shop) -> None:
+    """And then to the agent who had given the award, whoever took it back."""
+    shop.rule(max_points_per_agent_per_day=100, max_points_per_day=150)
+    done = shop.applied(100, agent_email="ada@acme.example")
+    shop.fault("reset_before")
+    undo = shop.undo(done)
+    assert not isinstance(undo, str)
+    assert shop.state(undo.operation_id) == "unknown"
+    for agent, reason in (("ada", "points_above_agent_cap"), ("ben", "points_above_connection_cap")):
+        refused = shop.press(51, agent_email=f"{agent}@acme.example", ticket_id=8)
+        assert (refused.status_code, refused.json()["reason"]) == (422, reason)
+    shop.work(180)
+    assert shop.state(undo.operation_id) == "applied"
+    assert shop.applied(100, agent_email="ada@acme.example", ticket_id=8)
+    assert shop.press(51, agent_email="ben@acme.example", ticket_id=9).json()["reason"] == "points_above_connection_cap"
+
+
 def test_an_award_key_alone_means_the_member_whom_the_card_showed(shop: Shop) -> None:
     key = shop.card()["award_key"]
     assert shop.applied(50, email="{{ticket.customer.email}}", award_key=key)

@@ -16,7 +16,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from loyalty.ledger import Kind, book, open_store
+from loyalty.ledger import Kind, book, open_store, verify
 from storage.database import Database
 from storage.tables import members, metadata
 from tests.databases import Clock, migrate
@@ -68,6 +68,8 @@ def test_two_processes_migrating_at_once_both_succeed(empty_database: Database) 
         "DELETE FROM ledger_entries",
         "UPDATE ledger_transactions SET what = 'nothing'",
         "UPDATE ledger_transactions SET what = '', kind = 'opening'",
+        "UPDATE ledger_transactions SET points = points + 1",
+        "UPDATE ledger_transactions SET what = '', points = points + 1",
         "UPDATE ledger_transactions SET what = '', created_at = created_at + 1",
         "DELETE FROM ledger_transactions",
     ],
@@ -187,6 +189,99 @@ def test_the_ledger_is_still_append_only_after_the_migration(empty_database: Dat
     _book_once(database, now=clock())
     with pytest.raises(DBAPIError, match="append-only"), database.write() as tx:
         tx.execute(text("DELETE FROM ledger_entries"))
+
+
+def test_the_migration_tells_the_points_of_every_old_transaction_by_its_entry(empty_database: Database) -> None:
+    """With their sign, and of the member's entry whichever of the two comes first."""
+    database = empty_database
+    command.upgrade(database.alembic_config(), "0004")
+    _bookings_of_0004(database)
+    before = _rows(database, "ledger_transactions")
+    assert "points" not in before[0]
+    migrate(database)
+    database.require_current()
+    after = _rows(database, "ledger_transactions")
+    assert {row["operation_id"]: row["points"] for row in after} == {
+        "opening": 120,
+        "award": 50,
+        "undo": -50,
+        "big": 2**40,
+    }
+    assert [{name: row[name] for name in before[0]} for row in after] == before, "and nothing else has changed"
+    with database.read() as tx:
+        assert list(verify(tx)) == []
+
+
+def test_after_that_migration_old_bookings_are_as_fixed_as_new_ones(empty_database: Database) -> None:
+    database = empty_database
+    command.upgrade(database.alembic_config(), "0004")
+    _bookings_of_0004(database)
+    migrate(database)
+    before = _rows(database, "ledger_transactions")
+    for change in (
+        "UPDATE ledger_transactions SET points = points + 1",
+        "UPDATE ledger_transactions SET points = 0, what = ''",
+        "UPDATE ledger_transactions SET what = 'other'",
+        "UPDATE ledger_transactions SET what = '', member_id = NULL",
+        "UPDATE ledger_entries SET points = points + 1",
+        "DELETE FROM ledger_transactions",
+        "DELETE FROM ledger_entries",
+    ):
+        with pytest.raises(DBAPIError, match="append-only"), database.write() as tx:
+            tx.execute(text(change))
+    assert _rows(database, "ledger_transactions") == before
+    with database.write() as tx:
+        tx.execute(text("UPDATE ledger_transactions SET what = '' WHERE operation_id = 'award'"))
+    told = {row["operation_id"]: (row["what"], row["points"]) for row in _rows(database, "ledger_transactions")}
+    assert told == {"opening": ("Opening", 120), "award": ("", 50), "undo": ("Undo", -50), "big": ("Big", 2**40)}
+
+
+def _bookings_of_0004(database: Database) -> None:
+    """Two members with what was booked for them, by the columns that the schema had before 0005."""
+    bookings = (
+        (1, 1, "opening", None, 120, "Opening"),
+        (2, 1, "award", None, 50, "Award"),
+        (3, 1, "undo", 2, -50, "Undo"),
+        (4, 2, "big", None, 2**40, "Big"),
+    )
+    with database.write() as tx:
+        tx.execute(
+            text("INSERT INTO stores (id, program, identity, created_at) VALUES (1, 'ledger', 'ledger:acme', 5)")
+        )
+        for number, points in ((1, 120), (2, 2**40)):
+            tx.execute(
+                text(
+                    "INSERT INTO members (id, store_id, email_hmac, email_sealed, status, referral_code, balance,"
+                    " lifetime_points, created_at, updated_at)"
+                    " VALUES (:id, 1, :name, 'sealed', 'member', :name, :points, :points, 5, 5)"
+                ),
+                {"id": number, "name": f"member {number}", "points": points},
+            )
+        for number, member_id, name, reverses_id, points, what in bookings:
+            kind = {"opening": "opening", "undo": "reversal"}.get(name, "award")
+            tx.execute(
+                text(
+                    "INSERT INTO ledger_transactions (id, store_id, member_id, operation_id, kind, what, reverses_id,"
+                    " created_at) VALUES (:id, 1, :member_id, :name, :kind, :what, :reverses_id, 1000000)"
+                ),
+                {
+                    "id": number,
+                    "member_id": member_id,
+                    "name": name,
+                    "kind": kind,
+                    "what": what,
+                    "reverses_id": reverses_id,
+                },
+            )
+            sides = [(None, "debit"), (member_id, "credit")] if points > 0 else [(member_id, "debit"), (None, "credit")]
+            for owner, side in sides:
+                tx.execute(
+                    text(
+                        "INSERT INTO ledger_entries (transaction_id, member_id, side, points)"
+                        " VALUES (:transaction_id, :owner, :side, :points)"
+                    ),
+                    {"transaction_id": number, "owner": owner, "side": side, "points": abs(points)},
+                )
 
 
 def _awards_of_0002(database: Database, *, undone: bool) -> None:

@@ -177,21 +177,19 @@ def test_whoever_begins_as_holder_of_a_lock_loses_no_addition(database: Database
 def test_on_postgresql_a_lock_is_held_from_the_beginning_to_the_end_and_others_are_free(
     postgres_database: Database,
 ) -> None:
-    def is_free(name: str) -> bool:
-        with postgres_database.engine.connect() as tx:
+    def lock(name: str) -> None:
+        with postgres_database.engine.begin() as tx:
             tx.exec_driver_sql("SET LOCAL lock_timeout = '20ms'")
-            try:
-                postgres_database.lock(tx, name)
-            except OperationalError as error:
-                assert "lock timeout" in str(error.orig)
-                return False
-            return True
+            postgres_database.lock(tx, name)
 
     for may_be_lost in (False, True):
         with postgres_database.write("connection 1", "member 1", may_be_lost=may_be_lost):
-            assert [is_free(name) for name in ("connection 1", "member 1", "connection 2")] == [False, False, True]
-        assert is_free("connection 1")
-        assert is_free("member 1")
+            for held in ("connection 1", "member 1"):
+                with pytest.raises(OperationalError, match="lock timeout"):
+                    lock(held)
+            lock("connection 2")
+        lock("connection 1")
+        lock("member 1")
 
 
 def _add(database: Database, name: str, sealed: str) -> None:

@@ -21,8 +21,9 @@ def upgrade() -> None:
         "ledger_transactions", sa.Column("points", sa.BigInteger(), nullable=False, server_default=sa.text("0"))
     )
     op.execute(
+        # A sum, so that damaged books come through and `flask ledger verify` can tell of them.
         "UPDATE ledger_transactions SET points = ("
-        "SELECT CASE side WHEN 'credit' THEN points ELSE -points END FROM ledger_entries "
+        "SELECT coalesce(sum(CASE side WHEN 'credit' THEN points ELSE -points END), 0) FROM ledger_entries "
         "WHERE transaction_id = ledger_transactions.id AND member_id = ledger_transactions.member_id)"
     )
     if sqlite:
