@@ -14,9 +14,6 @@ from sqlalchemy.exc import DBAPIError
 from storage.connecting import postgresql_engine
 from storage.statements import refused
 
-# As much of a SQLite file as it can map at most; addresses, not memory.
-MAPPED = 2**31 - 2**16
-
 
 class SqliteReaders:
     """Connections to a SQLite file that only read, handed from thread to thread: there are as many as are in use at
@@ -35,8 +32,6 @@ class SqliteReaders:
             except IndexError:
                 reader = sqlite3.connect(self._address, uri=True, isolation_level=None, check_same_thread=False)
                 reader.execute("PRAGMA busy_timeout=5000").close()
-                # Pages are read where the kernel has them instead of being copied; the log's index is mapped anyway.
-                reader.execute(f"PRAGMA mmap_size={MAPPED}").close()
             return reader.execute(sql, parameters).fetchall()
         except sqlite3.Error as error:
             raise refused(error, sql=sql, kind=sqlite3.Error) from error

@@ -212,6 +212,22 @@ def test_the_migration_tells_the_points_of_every_old_transaction_by_its_entry(em
         assert list(verify(tx)) == []
 
 
+def test_damaged_books_come_through_that_migration_and_are_told_by_the_proof(empty_database: Database) -> None:
+    command.upgrade(empty_database.alembic_config(), "0004")
+    with empty_database.write() as tx:
+        for statement in (
+            "INSERT INTO stores (id, program, identity, created_at) VALUES (1, 'ledger', 'x', 5)",
+            "INSERT INTO members (id, store_id, email_hmac, email_sealed, status, referral_code, balance, "
+            "lifetime_points, created_at, updated_at) VALUES (1, 1, 'h', 's', 'member', 'c', 0, 0, 5, 5)",
+            "INSERT INTO ledger_transactions (id, store_id, member_id, operation_id, kind, what, created_at) "
+            "VALUES (1, 1, 1, 'a', 'award', '', 5)",
+        ):
+            tx.execute(text(statement))
+    migrate(empty_database)
+    with empty_database.read() as tx:
+        assert [fault.split(":")[0] for fault in verify(tx)] == ["Transaction 1 does not balance"]
+
+
 def test_after_that_migration_old_bookings_are_as_fixed_as_new_ones(empty_database: Database) -> None:
     database = empty_database
     command.upgrade(database.alembic_config(), "0004")

@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Integer, bindparam, func, insert, literal_column, select, update
+from sqlalchemy import Integer, bindparam, func, insert, literal_column, select, text, update
 from sqlalchemy.exc import DataError, DBAPIError, OperationalError
 
 from loyalty.ledger import verify
@@ -160,6 +160,26 @@ def test_questions_go_on_after_postgresql_dropped_every_connection(
     _drop_connections(postgres_database, postgres)
     after = {_answered_by(postgres_database) for _ in range(5)}
     assert before.isdisjoint(after)
+
+
+def test_who_only_reads_postgresql_cannot_write(postgres_database: Database) -> None:
+    steal = insert(app_keys).values(name="x", sealed="x").returning(app_keys.c.name)
+    with pytest.raises(DBAPIError, match="read-only transaction"):
+        postgres_database.look_up(steal)  # type: ignore[arg-type]
+
+
+def test_many_who_lose_their_connections_at_once_leave_none_open(
+    postgres_database: Database, postgres: Postgres
+) -> None:
+    name = postgres_database.engine.url.database
+    for _ in range(3):
+        at_once(6, lambda _: _answered_by(postgres_database))
+        _drop_connections(postgres_database, postgres)
+        at_once(6, lambda _: _answered_by(postgres_database))
+        with postgres_database.read() as tx:
+            open_ = tx.scalar(text("SELECT count(*) FROM pg_stat_activity WHERE datname = :name"), {"name": name})
+        # Four that only read, and this one.
+        assert open_ <= 5
 
 
 def test_a_postgresql_that_takes_nobody_is_told_and_asked_again_afterwards(

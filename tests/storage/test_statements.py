@@ -28,7 +28,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, NoResultFound
 
 from storage.database import Database
 from storage.statements import run, run_one
-from storage.tables import UtcTime
+from storage.tables import UtcTime, app_keys
 from tests.databases import Postgres
 
 NOON = datetime(2026, 3, 14, 12, 0, 0, 123_456, tzinfo=UTC)
@@ -148,6 +148,13 @@ def test_the_first_statement_of_a_reading_begins_its_transaction(things_database
             run(other, WRITE_CONSTANTS, name="x")
         assert run(tx, NUMBERS) == []
     assert [row.number for row in things_database.look_up(NUMBERS)] == [7]
+
+
+def test_a_value_that_was_forgotten_or_misspelt_is_an_error_and_no_null(database: Database) -> None:
+    find = select(app_keys.c.sealed).where(app_keys.c.name == bindparam("name"))
+    for values in ({}, {"nmae": "x"}, {"name": "x", "more": "y"}):
+        with pytest.raises(TypeError, match=r"Needed are \['name'\]"):
+            database.look_up(find, **values)
 
 
 def test_one_row_is_one_row_and_neither_none_nor_two(things_database: Database) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from sqlalchemy import Connection, insert, select, text
 from sqlalchemy.exc import OperationalError
 
-from storage.database import Database, unavailable_sentence
+from storage.database import UNWRITABLE, Database, unavailable_sentence
 from storage.tables import app_keys
 from tests.databases import Postgres
 from tests.storage.together import at_once
@@ -77,6 +78,48 @@ def test_a_turn_that_does_not_come_is_a_database_that_is_busy(
     assert set(told) == {"The database is busy. Try again in a moment."}
     _add(sqlite_database, "after", "yes")
     assert _rows(sqlite_database) == {"held": "yes", "after": "yes"}
+
+
+def test_a_turn_that_another_process_keeps_is_a_database_that_is_busy_and_nothing_is_written_later(
+    sqlite_database: Database, other_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.turns.TURN_S", 0.02)
+    with other_database.write() as tx:
+        _insert(tx, "held", "yes")
+        for _ in range(2):
+            with pytest.raises(OperationalError, match="locked"):
+                _add(sqlite_database, "waiting", "in vain")
+    _add(sqlite_database, "after", "yes")
+    assert _rows(sqlite_database) == {"held": "yes", "after": "yes"}
+
+
+def test_a_turn_that_comes_too_late_is_given_back(
+    sqlite_database: Database, other_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever gave up left a thread behind, to which the turn comes: the next writer must not wait for it."""
+    monkeypatch.setattr("storage.turns.TURN_S", 0.02)
+    with other_database.write(), pytest.raises(OperationalError):
+        _add(sqlite_database, "waiting", "in vain")
+    for thread in threading.enumerate():
+        if thread.name == "turn":
+            thread.join(timeout=30)
+    _add(other_database, "after", "yes")
+    assert _rows(sqlite_database) == {"after": "yes"}
+
+
+def test_a_file_of_turns_that_cannot_be_opened_is_a_sentence(sqlite_database: Database) -> None:
+    Path(f"{_file(sqlite_database)}-turn").mkdir()
+    with pytest.raises(OperationalError) as refused:
+        _add(sqlite_database, "waiting", "in vain")
+    assert unavailable_sentence(refused.value) == UNWRITABLE
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_root_leaves_the_turns_to_whom_the_database_belongs(sqlite_database: Database) -> None:
+    os.chown(_file(sqlite_database), 1234, 1234)
+    _add(sqlite_database, "by root", "yes")
+    turn = os.stat(f"{_file(sqlite_database)}-turn")
+    assert (turn.st_uid, turn.st_gid) == (1234, 1234)
 
 
 def test_a_transaction_that_fails_gives_its_turn_back(sqlite_database: Database, other_database: Database) -> None:
