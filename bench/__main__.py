@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -42,6 +43,8 @@ def main(arguments: Sequence[str]) -> int:
     unknown = [name for name in asked.sections if name not in SECTIONS]
     if unknown:
         parser.error(f"there is no section {unknown[0]}; there are {', '.join(SECTIONS)}")
+    # Stopped from outside, it stops what it has started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     pace = QUICK if asked.quick else WHOLE
     document = document_of(pace, asked.sections)
     measure(asked.sections or SECTIONS, pace=pace, document=document)
