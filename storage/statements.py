@@ -22,8 +22,7 @@ class Statement:
     """One statement in the words of `dialect`. None of its parameters is a list."""
 
     def __init__(self, statement: Select[Any] | Writing, dialect: Dialect) -> None:
-        compiled = statement.compile(dialect=dialect)
-        assert isinstance(compiled, SQLCompiler)  # noqa: S101 (what compiling a statement gives)
+        compiled = cast(SQLCompiler, statement.compile(dialect=dialect))
         self.sql = str(compiled)
         self._given = dict(compiled.params)
         self._order = compiled.positiontup
