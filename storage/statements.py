@@ -13,7 +13,6 @@ from typing import Any, cast
 
 from sqlalchemy import Connection, Delete, Dialect, Insert, Select, Update
 from sqlalchemy.exc import DBAPIError, NoResultFound
-from sqlalchemy.sql.compiler import SQLCompiler
 
 Writing = Insert | Update | Delete
 
@@ -22,7 +21,7 @@ class Statement:
     """One statement in the words of `dialect`. None of its parameters is a list."""
 
     def __init__(self, statement: Select[Any] | Writing, dialect: Dialect) -> None:
-        compiled = cast(SQLCompiler, statement.compile(dialect=dialect))
+        compiled = statement.compile(dialect=dialect)
         self.sql = str(compiled)
         self._given = dict(compiled.params)
         self._order = compiled.positiontup
