@@ -1,6 +1,6 @@
 """How gunicorn serves Tallydesk: every setting with its reason.
 
-The defaults were measured on two cores with a lookup out of SQLite. Start it from the root of the checkout:
+The figures are of docs/benchmarks.md, which script/bench measures on the real application. Start it from the root of the checkout:
 gunicorn -c gunicorn.conf.py "app:create_app()"
 """
 
@@ -29,23 +29,23 @@ except settings.SettingsError as faults:
 _host = "127.0.0.1" if _settings.development else "0.0.0.0"  # nosec B104 # noqa: S104 (see above)
 bind = f"{_host}:{_settings.port}"
 
-# Threads, because a request may wait for a loyalty program: a sync worker answers one request at a time, and
-# a single slow upstream then stops the whole server (130 requests/s instead of 4,200 with one lookup in ten
-# waiting 120 ms).
+# Threads, because a request may wait for a loyalty program: a sync worker answers one request at a time, and a single
+# slow upstream then stops the whole server.
 worker_class = "gthread"
 
 # One worker per core is enough for the measured load; hosts say how many fit by WEB_CONCURRENCY.
 workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
 
-# With slow upstreams in the mix 32 threads reached 80 % of what is possible, 16 threads 47 %, 8 threads 23 %.
+# Half of them may wait for a program that hangs while the others answer for members who are known (loyalty/members.py).
+# The price while nothing is slow and 64 connections ask at once: 71 % of what 4 or 8 threads answer.
 threads = 32
 
-# Each worker has a listening socket of its own. With one shared socket, in a quarter of the runs a single
-# worker accepted every keep-alive connection and throughput fell to a third.
+# Each worker has a listening socket of its own. With one shared socket a single worker now and then accepts every
+# keep-alive connection (in one of twelve runs), and throughput falls to less than half.
 reuse_port = True
 
-# A recycled worker takes its own queue of connections down with it (see reuse_port): 1,700 errors in 20,000
-# requests were measured. Deploy by replacing the process, not by SIGHUP, for the same reason.
+# A recycled worker takes its own queue of connections down with it (see reuse_port): three errors for each four answers
+# were measured. Deploy by replacing the process, not by SIGHUP, for the same reason.
 max_requests = 0
 
 # Longer than the 90 s for which a hosting router keeps idle connections: else it sends a request into a
