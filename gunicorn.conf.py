@@ -1,6 +1,7 @@
 """How gunicorn serves Tallydesk: every setting with its reason.
 
-The figures are of docs/benchmarks.md, which script/bench measures on the real application. Start it from the root of the checkout:
+The figures are of docs/benchmarks.md, which script/bench measures on the real application. Start it from the root of
+the checkout:
 gunicorn -c gunicorn.conf.py "app:create_app()"
 """
 
