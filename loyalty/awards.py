@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any
 
 import structlog
@@ -38,7 +39,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from loyalty.attempts import Attempt, AttemptKind, AttemptOutcome, write_attempt
 from loyalty.award_key import AwardKey
 from loyalty.delivery import LOOK_WITHIN_S, Delivery, Look
-from loyalty.journal import SETTLED, UNSETTLED, AwardState, Journal, Sending, SettledBy, what_of
+from loyalty.journal import IS_OPEN, SETTLED, AwardState, Journal, Sending, SettledBy, what_of
 from loyalty.members import Members
 from loyalty.program import (
     LoyaltyProgram,
@@ -444,7 +445,7 @@ class Awards:
             agent_hmac=asked.agent_hmac,
             since=now - self._window,
         )
-        return (rows[0] if rows else None), False
+        return max(rows, key=attrgetter("created_at"), default=None), False
 
     def _wait_s(self, earlier: Any, *, now: datetime) -> int:
         """Seconds until the window of `earlier` has passed, at least 1."""
@@ -639,7 +640,7 @@ _USED = select(awards, _STANDS.label("stands")).where(
     awards.c.connection_id == bindparam("connection_id"), awards.c.award_key_nonce == bindparam("nonce")
 )
 
-_same = select(awards.c.operation_id).where(
+_same = select(awards).where(
     awards.c.member_hmac == bindparam("member_hmac"),
     awards.c.ticket_id == bindparam("ticket_id"),
     awards.c.points == bindparam("points"),
@@ -648,24 +649,14 @@ _same = select(awards.c.operation_id).where(
     _IS_NO_UNDO,
     _STANDS,
 )
-_OPEN: list[ColumnElement[str]] = [literal_column(f"'{state}'") for state in (*UNSETTLED, AwardState.NEEDS_REVIEW)]
-_ALIKE = (
-    select(awards)
-    .where(
-        # Each found by an index of its own: the member's awards of the last minute, and what is open in the connection.
-        awards.c.operation_id.in_(
-            union_all(
-                _same.where(
-                    awards.c.store_id == bindparam("store_id"),
-                    awards.c.created_at > bindparam("since"),
-                    awards.c.connection_id + 0 == bindparam("connection_id"),
-                ),
-                _same.where(awards.c.connection_id == bindparam("connection_id"), awards.c.state.in_(_OPEN)),
-            )
-        )
-    )
-    .order_by(awards.c.created_at.desc())
-    .limit(1)
+# Each half found by an index of its own: the member's awards of the last minute, and what is open in the connection.
+_ALIKE = union_all(
+    _same.where(
+        awards.c.store_id == bindparam("store_id"),
+        awards.c.created_at > bindparam("since"),
+        awards.c.connection_id + 0 == bindparam("connection_id"),
+    ),
+    _same.where(awards.c.connection_id == bindparam("connection_id"), IS_OPEN),
 )
 
 _first = awards.alias("first")

@@ -27,6 +27,7 @@ from sqlalchemy import (
     case,
     exists,
     insert,
+    literal_column,
     null,
     or_,
     select,
@@ -63,6 +64,8 @@ class AwardState(StrEnum):
 
 
 SETTLED = (AwardState.APPLIED, AwardState.REJECTED)
+# In the words of the index of these few.
+IS_OPEN: ColumnElement[bool] = and_(*(awards.c.state != literal_column(f"'{state}'") for state in SETTLED))
 # Those that the worker goes on with by itself.
 UNSETTLED = (AwardState.PENDING, AwardState.SENDING, AwardState.UNKNOWN)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -14,18 +14,14 @@ from typing import Any, cast
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Column, Connection, Engine, Select, Table, delete, event, make_url, select
+from sqlalchemy import Column, Connection, Engine, Select, Table, delete, make_url, select
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from storage.connecting import (
-    WRITES,
-    do_not_wait_for_the_disk,
-    postgresql_engine,
-    sqlite_engine,
-)
+from storage.connecting import postgresql_engine, sqlite_engine
 from storage.readers import PostgresReaders, SqliteReaders
+from storage.sqlite_writer import SqliteWriter
 from storage.statements import prepared
 from storage.turns import Turns
 
@@ -63,24 +59,16 @@ class Database:
                 except OSError as error:
                     raise DatabaseUnavailable(UNWRITABLE) from error
             self.engine: Engine = sqlite_engine(url)
-            # Beside the others in the same log, which the next commit of those brings to the disk as well.
-            hasty = sqlite_engine(url)
-            event.listen(hasty, "connect", do_not_wait_for_the_disk)
-            self._engines = [self.engine, hasty]
             self._reader = self.engine
             self._readers: SqliteReaders | PostgresReaders = SqliteReaders(name or "")
-            self._turns: Turns | None = Turns(name or "")
-            self._hasty_writer: Engine = hasty.execution_options(**{WRITES: True})
+            self._writer: SqliteWriter | None = SqliteWriter(self.engine, Turns(name or ""))
         else:
             # Asked first whether the connection still lives: what writes is not simply tried again.
             self.engine = postgresql_engine(url, pool_size=8, max_overflow=4, pool_pre_ping=True)
-            self._engines = [self.engine]
             # PostgreSQL would show each statement the newest commits: a balance without its activity.
             self._reader = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             self._readers = PostgresReaders(url)
-            self._turns = None
-            self._hasty_writer = self.engine
-        self._writer = self.engine.execution_options(**{WRITES: True})
+            self._writer = None
 
     def look_up(self, statement: Select[Any], **values: Any) -> list[Any]:
         """The rows of one statement, a transaction of its own and the shortest way to an answer.
@@ -109,12 +97,14 @@ class Database:
         the disk has it. A power cut may take the last of these transactions back, and only these: for what can be asked
         for again.
         """
-        turn = nullcontext() if self._turns is None else self._turns.next()
-        with turn, (self._hasty_writer if may_be_lost else self._writer).begin() as connection:
-            if not self.sqlite:
-                # In one message; each statement has the time limit that stood when it began.
-                first = [_limit(WRITE_S), "SET LOCAL synchronous_commit = off" if may_be_lost else "", _locking(locks)]
-                connection.exec_driver_sql("; ".join(filter(None, first)))
+        if self._writer is not None:
+            with self._writer.transaction(may_be_lost=may_be_lost) as connection:
+                yield connection
+            return
+        with self.engine.begin() as connection:
+            # In one message; each statement has the time limit that stood when it began.
+            first = [_limit(WRITE_S), "SET LOCAL synchronous_commit = off" if may_be_lost else "", _locking(locks)]
+            connection.exec_driver_sql("; ".join(filter(None, first)))
             yield connection
 
     def limit_statements(self, tx: Connection, *, seconds: int) -> None:
@@ -143,10 +133,9 @@ class Database:
     def close(self) -> None:
         """Close every pooled connection."""
         self._readers.close()
-        if self._turns is not None:
-            self._turns.close()
-        for engine in self._engines:
-            engine.dispose()
+        if self._writer is not None:
+            self._writer.close()
+        self.engine.dispose()
 
     def require_current(self) -> None:
         """Raises DatabaseUnavailable, with a sentence, unless the schema is exactly this version's."""

@@ -1,7 +1,7 @@
 """The job engine on PostgreSQL: Procrastinate, which keeps its jobs in the same database as the state they serve.
 
-Here is what everyone needs who asks for a job: its schema, and asking in the caller's own transaction. `worker.py` runs
-the jobs. Source: https://procrastinate.readthedocs.io/
+Here is what everyone needs who asks for a job: its schema, and asking in the caller's own transaction, by the engine's
+own function in the database, which keeps its name while the engine is of one version. `worker.py` runs the jobs. Source: https://procrastinate.readthedocs.io/
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import logging
 from datetime import datetime
 from pathlib import Path
 
-from procrastinate import App, PsycopgConnector
+import orjson
 from procrastinate.schema import SchemaManager
 from sqlalchemy import Connection, text
 
@@ -19,9 +19,6 @@ QUEUE = "tallydesk"
 # Its lines would tell what each job is about, and its troubles with tracebacks; ours say the same in one line.
 for _name in ("procrastinate", "psycopg.pool"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)
-
-# Never opened: a job is asked for on the connection of whoever asks.
-_app = App(connector=PsycopgConnector())
 
 
 def install(tx: Connection, *, through: str) -> None:
@@ -49,22 +46,30 @@ def defer(tx: Connection, name: str, ref: str, *, run_at: datetime, sooner: bool
     award, because the engine runs jobs of one lock in the order in which they were asked for, and a note would wait
     for a look that is due later.
     """
-    lock = f"{name} {ref}"
-    known = tx.execute(
-        text(
-            "SELECT id, status, scheduled_at FROM procrastinate_jobs WHERE lock = :lock AND status IN ('todo', 'doing')"
-        ),
-        {"lock": lock},
-    ).all()
-    if sooner and any(job.status == "todo" and job.scheduled_at > run_at for job in known):
-        tx.execute(
-            text("UPDATE procrastinate_jobs SET scheduled_at = :run_at WHERE lock = :lock AND status = 'todo'"),
-            {"lock": lock, "run_at": run_at},
-        )
-    # One that runs says itself whether and when it runs again: a second one beside it would look twice as often.
-    if known:
-        return
-    # Two who ask at the same moment may both come here: the job is run twice, and the second time finds nothing to do.
-    _app.configure_task(
-        name, lock=lock, queue=QUEUE, schedule_at=run_at, connection=tx.connection.driver_connection
-    ).defer(ref=ref)
+    tx.exec_driver_sql(
+        _ASK,
+        {
+            "name": name,
+            "queue": QUEUE,
+            "lock": f"{name} {ref}",
+            "args": orjson.dumps({"ref": ref}).decode(),
+            "run_at": run_at,
+            "sooner": sooner,
+        },
+    )
+
+
+# In one message, where asking through the engine's own objects took four times as long as writing down the award. Of two
+# who ask at the same moment both may find nothing: the job is run twice, and the second time finds nothing to do. Where
+# one runs, it says itself whether and when it runs again: another beside it would look twice as often.
+_ASK = """
+WITH known AS (
+    SELECT id FROM procrastinate_jobs WHERE lock = %(lock)s AND status IN ('todo', 'doing')
+), hurried AS (
+    UPDATE procrastinate_jobs SET scheduled_at = %(run_at)s
+    WHERE %(sooner)s AND lock = %(lock)s AND status = 'todo' AND scheduled_at > %(run_at)s
+)
+SELECT procrastinate_defer_jobs_v1(ARRAY[
+    ROW(%(queue)s, %(name)s, 0, %(lock)s, NULL, %(args)s, %(run_at)s)::procrastinate_job_to_defer_v1
+]) WHERE NOT EXISTS (SELECT FROM known)
+"""

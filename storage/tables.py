@@ -336,6 +336,14 @@ awards = Table(
     Index("ix_awards_note_state_created_at", "note_state", "created_at"),
     Index("ix_awards_state_created_at", "state", "created_at"),
     Index("ix_awards_store_id_member_hmac_created_at", "store_id", "member_hmac", "created_at"),
+    # What is not decided yet: few at any time, and looked through with every award.
+    Index(
+        "ix_awards_open",
+        "connection_id",
+        "member_hmac",
+        sqlite_where=text("state <> 'applied' AND state <> 'rejected'"),
+        postgresql_where=text("state <> 'applied' AND state <> 'rejected'"),
+    ),
     # The retention's: those that are past their time are found without reading what is erased already.
     Index(
         "ix_awards_not_erased",

@@ -1,73 +1,58 @@
-"""Who may write to a SQLite file next, on this machine."""
+"""Which process may write to a SQLite file next, on this machine."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from threading import Event, Lock, Thread
 from time import monotonic
 
 from storage.statements import refused
 
-# How long a writer waits for those before it; then SQLite itself waits for others, up to five seconds.
-TURN_S = 4
-
 
 class Turns:
-    """One writer after the other, each woken as soon as the last has ended.
+    """One process after the other, each woken as soon as the last has ended.
 
     SQLite itself lets writers look again after growing pauses, so that under load some wait for seconds while others
-    pass. A lock of this process keeps all but one of its threads back; that one waits for the other processes with the
-    kernel's lock on an empty file beside the database, which ends with whoever held it. Programs that do not take turns
-    (a backup, a shell) are still waited for as SQLite does.
+    pass. Here a process waits with the kernel's lock on an empty file beside the database, which ends with whoever held
+    it. Programs that do not take turns (a backup, a shell) are still waited for as SQLite does.
     """
 
     def __init__(self, database: str) -> None:
         self._database = database
-        self._lock = Lock()
         self._file: int | None = None
 
-    @contextmanager
-    def next(self) -> Iterator[None]:
-        """Wait for the turn, at most TURN_S, and hold it. Raises DBAPIError when it does not come."""
-        ends = monotonic() + TURN_S
-        if not self._lock.acquire(timeout=TURN_S):
-            raise _busy()
+    def take(self, *, until: float) -> int:
+        """Wait for the turn and hold it; the descriptor for `give_back`. For one thread at a time.
+
+        Raises DBAPIError when it does not come before `until`, on the monotonic clock.
+        """
         try:
+            if self._file is None:
+                self._file = self._open()
             try:
-                file = self._taken(ends)
-            except OSError as error:
-                unable = sqlite3.OperationalError("unable to open database file")
-                raise refused(unable, sql="BEGIN IMMEDIATE", kind=sqlite3.Error) from error
-            try:
-                yield
-            finally:
-                if file == self._file:
-                    fcntl.flock(file, fcntl.LOCK_UN)
-                else:
-                    os.close(file)
-        finally:
-            self._lock.release()
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return self._file
+            except BlockingIOError:
+                waiting = _Waiting(self._open())
+        except OSError as error:
+            unable = sqlite3.OperationalError("unable to open database file")
+            raise refused(unable, sql="BEGIN IMMEDIATE", kind=sqlite3.Error) from error
+        return waiting.result(until)
+
+    def give_back(self, file: int) -> None:
+        """End the turn."""
+        if file == self._file:
+            fcntl.flock(file, fcntl.LOCK_UN)
+        else:
+            os.close(file)
 
     def close(self) -> None:
         """Give the file back."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
-
-    def _taken(self, ends: float) -> int:
-        """A descriptor that holds the kernel's lock. Raises DBAPIError, OSError."""
-        if self._file is None:
-            self._file = self._open()
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return self._file
-        except BlockingIOError:
-            waiting = _Waiting(self._open())
-            return waiting.result(ends)
 
     def _open(self) -> int:
         file = os.open(f"{self._database}-turn", os.O_RDWR | os.O_CREAT, 0o600)
@@ -89,13 +74,13 @@ class _Waiting:
         self._given_up = False
         Thread(target=self._wait, name="turn", daemon=True).start()
 
-    def result(self, ends: float) -> int:
-        """The descriptor, once it holds the lock. Raises DBAPIError when it does not before `ends`."""
-        self._come.wait(max(0.0, ends - monotonic()))
+    def result(self, until: float) -> int:
+        """The descriptor, once it holds the lock. Raises DBAPIError when it does not before `until`."""
+        self._come.wait(max(0.0, until - monotonic()))
         with self._guard:
             if not self._come.is_set():
                 self._given_up = True
-                raise _busy()
+                raise busy()
         return self._file
 
     def _wait(self) -> None:
@@ -107,5 +92,6 @@ class _Waiting:
                 self._come.set()
 
 
-def _busy() -> Exception:
+def busy() -> Exception:
+    """What SQLite says to whoever has waited long enough."""
     return refused(sqlite3.OperationalError("database is locked"), sql="BEGIN IMMEDIATE", kind=sqlite3.Error)

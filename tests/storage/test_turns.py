@@ -64,7 +64,7 @@ def test_a_process_killed_in_its_transaction_gives_its_turn_back(sqlite_database
 def test_a_turn_that_does_not_come_is_a_database_that_is_busy(
     sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.turns.TURN_S", 0.02)
+    monkeypatch.setattr("storage.sqlite_writer.TURN_S", 0.02)
 
     def add(name: str) -> str:
         with pytest.raises(OperationalError) as refused:
@@ -83,7 +83,7 @@ def test_a_turn_that_does_not_come_is_a_database_that_is_busy(
 def test_a_turn_that_another_process_keeps_is_a_database_that_is_busy_and_nothing_is_written_later(
     sqlite_database: Database, other_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.turns.TURN_S", 0.02)
+    monkeypatch.setattr("storage.sqlite_writer.TURN_S", 0.02)
     with other_database.write() as tx:
         _insert(tx, "held", "yes")
         for _ in range(2):
@@ -97,7 +97,7 @@ def test_a_turn_that_comes_too_late_is_given_back(
     sqlite_database: Database, other_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever gave up left a thread behind, to which the turn comes: the next writer must not wait for it."""
-    monkeypatch.setattr("storage.turns.TURN_S", 0.02)
+    monkeypatch.setattr("storage.sqlite_writer.TURN_S", 0.02)
     with other_database.write(), pytest.raises(OperationalError):
         _add(sqlite_database, "waiting", "in vain")
     for thread in threading.enumerate():

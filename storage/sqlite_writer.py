@@ -1,0 +1,223 @@
+"""How a process writes to SQLite: one after the other, and with one commit for those who come at the same time."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from threading import Event, Lock
+from time import monotonic
+from typing import Any
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+from storage.connecting import WRITES
+from storage.statements import refused
+from storage.turns import Turns, busy
+
+# How long a writer waits for those before it; then SQLite itself waits for others, up to five seconds.
+TURN_S = 4
+# Other processes wait for as many, and whoever wrote first waits for the last.
+MOST_TOGETHER = 16
+
+
+class SqliteWriter:
+    """The transactions of one process, whose threads come in their order.
+
+    A commit costs SQLite more than what is written: pages into its log, and the disk's word that it has them. So whoever
+    comes while another writes goes on in the same transaction, each behind a savepoint of its own, and the last of them
+    commits for all. Nobody goes on before that commit; when it fails, it has failed for each of them.
+    """
+
+    def __init__(self, engine: Engine, turns: Turns) -> None:
+        self._engine = engine.execution_options(**{WRITES: True})
+        self._turns = turns
+        self._line = _Line()
+
+    @contextmanager
+    def transaction(self, *, may_be_lost: bool) -> Iterator[Connection]:
+        """As Database.write. Raises DBAPIError when the turn does not come within TURN_S."""
+        ends = monotonic() + TURN_S
+        place = _Place(may_be_lost=may_be_lost)
+        self._line.wait(place, until=ends)
+        # From here on nobody else of this process writes, until `_leave`.
+        shared = place.shared
+        try:
+            if shared is None:
+                shared = self._begin(may_be_lost=may_be_lost, until=ends)
+            else:
+                shared.join()
+        except BaseException:
+            self._leave(shared)
+            raise
+        try:
+            yield shared.connection
+        except BaseException:
+            shared.take_back()
+            self._leave(shared)
+            raise
+        shared.keep()
+        self._leave(shared)
+        shared.wait()
+
+    def close(self) -> None:
+        """Give back what writing needs beside the connections."""
+        self._turns.close()
+
+    def _begin(self, *, may_be_lost: bool, until: float) -> _Shared:
+        turn = self._turns.take(until=until)
+        try:
+            connection = self._engine.connect()
+            try:
+                _wait_for_the_disk(connection, not may_be_lost)
+                connection.begin()
+            except BaseException:
+                connection.close()
+                raise
+        except BaseException:
+            self._turns.give_back(turn)
+            raise
+        return _Shared(connection, turn=turn, may_be_lost=may_be_lost)
+
+    def _leave(self, shared: _Shared | None) -> None:
+        """Let the next one in: into the same transaction if it may, else after its end."""
+        if shared is not None:
+            if self._line.let_join(shared):
+                return
+            try:
+                shared.end()
+            finally:
+                self._turns.give_back(shared.turn)
+                shared.done.set()
+        self._line.let_begin()
+
+
+class _Shared:
+    """One transaction, and how far those who share it are. All but `wait` is for whoever has the turn."""
+
+    def __init__(self, connection: Connection, *, turn: int, may_be_lost: bool) -> None:
+        self.connection = connection
+        self.turn = turn
+        self.may_be_lost = may_be_lost
+        self.done = Event()
+        self.kept = 0
+        self._driver: Any = connection.connection.driver_connection
+        self._error: BaseException | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether another one may join. Where nothing is kept there is nothing to share."""
+        return 0 < self.kept < MOST_TOGETHER and self._error is None
+
+    def join(self) -> None:
+        """What follows can be taken back alone."""
+        try:
+            self._driver.execute("SAVEPOINT joined").close()
+        except sqlite3.Error as error:
+            self._error = refused(error, sql="SAVEPOINT", kind=sqlite3.Error)
+            raise self._error from error
+
+    def keep(self) -> None:
+        """What was written since the last `join` is to be committed."""
+        self.kept += 1
+
+    def take_back(self) -> None:
+        """What was written since the last `join` is not to be."""
+        if self.kept and self._error is None:
+            try:
+                self._driver.execute("ROLLBACK TO joined").close()
+            except sqlite3.Error as error:
+                # SQLite has taken everything back by itself, as it does when the disk is full.
+                self._error = refused(error, sql="ROLLBACK TO", kind=sqlite3.Error)
+
+    def end(self) -> None:
+        """Commit what is kept. Raises nothing: all of them hear from `wait` what became of it."""
+        connection = self.connection
+        try:
+            if self._error is None and self.kept:
+                if not self._driver.in_transaction:
+                    raise _taken_back()
+                connection.commit()
+        except BaseException as error:
+            self._error = error
+        # Undoes whatever is not committed.
+        with suppress(DBAPIError):
+            connection.close()
+
+    def wait(self) -> None:
+        """Wait for the end. Raises DBAPIError when nothing was committed."""
+        self.done.wait()
+        if self._error is not None:
+            reason = getattr(self._error, "orig", None) or sqlite3.OperationalError(type(self._error).__name__)
+            raise refused(reason, sql="COMMIT", kind=sqlite3.Error) from self._error
+
+
+class _Place:
+    """Somebody's place in line. `shared` is the transaction they are let into; with None they begin one."""
+
+    def __init__(self, *, may_be_lost: bool) -> None:
+        self.may_be_lost = may_be_lost
+        self.shared: _Shared | None = None
+        self.called = Lock()
+        self.called.acquire()
+
+
+class _Line:
+    """The threads that want to write, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._guard = Lock()
+        self._places: deque[_Place] = deque()
+        self._taken = False
+
+    def wait(self, place: _Place, *, until: float) -> None:
+        """Wait until it is the turn of `place`. Raises DBAPIError when that is not before `until`."""
+        with self._guard:
+            if not self._taken:
+                self._taken = True
+                return
+            self._places.append(place)
+        if place.called.acquire(timeout=max(0.0, until - monotonic())):
+            return
+        with self._guard:
+            # Not where it was called at the last moment.
+            if place in self._places:
+                self._places.remove(place)
+                raise busy()
+
+    def let_join(self, shared: _Shared) -> bool:
+        """Let the next one into this transaction; False when there is none, or it may not.
+
+        Who is not waited for until the disk has it may join those who are, but not the other way round.
+        """
+        with self._guard:
+            if not shared.open or not self._places or (shared.may_be_lost and not self._places[0].may_be_lost):
+                return False
+            place = self._places.popleft()
+        place.shared = shared
+        place.called.release()
+        return True
+
+    def let_begin(self) -> None:
+        """Let the next one begin, if there is one."""
+        with self._guard:
+            if not self._places:
+                self._taken = False
+                return
+            place = self._places.popleft()
+        place.called.release()
+
+
+def _wait_for_the_disk(connection: Connection, waits: bool) -> None:
+    """Whether commits on this connection, outside a transaction now, wait until the disk has them."""
+    if connection.info.get("waits", True) is not waits:
+        driver: Any = connection.connection.driver_connection
+        driver.execute(f"PRAGMA synchronous={'FULL' if waits else 'NORMAL'}").close()
+        connection.info["waits"] = waits
+
+
+def _taken_back() -> Exception:
+    lost = sqlite3.OperationalError("disk I/O error")
+    return refused(lost, sql="COMMIT", kind=sqlite3.Error)
