@@ -111,8 +111,6 @@ def _shown(array: str, aggregate: str) -> Select[Any]:
 # run before each, and they do not give way soon. What is latest lies side by side in an index that has all of it.
 _SHOWN = {"sqlite": _shown("json_array", "json_group_array"), "postgresql": _shown("json_build_array", "json_agg")}
 
-_BOOKED_FOR = _MEMBER.with_only_columns(members.c.id, members.c.balance, members.c.erased_at)
-
 _OPERATION = select(ledger_transactions.c.id).where(
     ledger_transactions.c.store_id == bindparam("store_id"),
     ledger_transactions.c.operation_id == bindparam("operation_id"),
@@ -229,33 +227,36 @@ class Ledger:
         if within is None:
             raise TypeError("the ledger books within its caller's transaction")
         tx = within
-        rows = run(tx, _BOOKED_FOR, store_id=store.id, email_hmac=self._hasher.email(event.email))
-        if not rows:
-            raise UnknownMember
-        member = rows[0]
+        whose = {"store_id": store.id, "email_hmac": self._hasher.email(event.email)}
         # An id that was made for this very event is booked nowhere yet; were it, the database would refuse it.
         if not event.first_send and run(tx, _OPERATION, store_id=store.id, operation_id=event.operation_id):
-            return PointsEvent(operation_id=event.operation_id, points_balance=member.balance)
+            return PointsEvent(operation_id=event.operation_id, points_balance=run_one(tx, _MEMBER, **whose).balance)
         reverses_id = None
         if event.reverses is not None:
             reversed_ = run_one(tx, _OPERATION, store_id=store.id, operation_id=event.reverses)
             reverses_id = reversed_.id
-        balance = book(
+        kind = Kind.AWARD if reverses_id is None else Kind.REVERSAL
+        now = self._now()
+        moved = run(tx, _MOVE_WHOSE, moved=event.points, earned=event.points, at=now, **whose)
+        if not moved:
+            raise UnknownMember
+        member = moved[0]
+        _enter(
             tx,
             store_id=store.id,
             member_id=member.id,
             operation_id=event.operation_id,
-            kind=Kind.AWARD if reverses_id is None else Kind.REVERSAL,
+            kind=kind,
             points=event.points,
             what=event.what,
             reverses_id=reverses_id,
-            now=self._now(),
+            now=now,
         )
         if member.erased_at is not None:
             # Forgotten after a disconnect, and back.
             known_again = {"email_sealed": self._sealer.seal(event.email), "erased_at": None}
             tx.execute(update(members).where(members.c.id == member.id).values(known_again))
-        return PointsEvent(operation_id=event.operation_id, points_balance=balance)
+        return PointsEvent(operation_id=event.operation_id, points_balance=member.balance)
 
     def find_points(self, store: Store, *, event: NewPointsEvent, within_s: float | None = None) -> PointsEvent | None:
         """The booked event of this operation id, with the balance as it is now."""
@@ -308,6 +309,35 @@ def book(
 
     Positive `points` go to the member, negative ones are taken. Raises IntegrityError when the operation id is booked.
     """
+    _enter(
+        tx,
+        store_id=store_id,
+        member_id=member_id,
+        operation_id=operation_id,
+        kind=kind,
+        points=points,
+        what=what,
+        now=now,
+        reverses_id=reverses_id,
+    )
+    earned = points if kind in EARNING_KINDS else 0
+    balance: int = run_one(tx, _MOVE, of=member_id, moved=points, earned=earned, at=now).balance
+    return balance
+
+
+def _enter(
+    tx: Connection,
+    *,
+    store_id: int,
+    member_id: int,
+    operation_id: str,
+    kind: Kind,
+    points: int,
+    what: str,
+    now: datetime,
+    reverses_id: int | None,
+) -> None:
+    """The transaction and its two entries."""
     transaction = run_one(
         tx,
         _BOOK,
@@ -331,10 +361,6 @@ def book(
         member_side=member_side,
         sum=abs(points),
     )
-    earned = points if kind in EARNING_KINDS else 0
-    member = run_one(tx, _MOVE, of=member_id, moved=points, earned=earned, at=now)
-    balance: int = member.balance
-    return balance
 
 
 _BOOK = (
@@ -361,16 +387,16 @@ _BOOK_ENTRIES = insert(ledger_entries).values(
         for side in ("program", "member")
     ]
 )
-_MOVE = (
-    update(members)
-    .where(members.c.id == bindparam("of"))
-    .values(
-        balance=members.c.balance + bindparam("moved"),
-        lifetime_points=members.c.lifetime_points + bindparam("earned"),
-        updated_at=bindparam("at"),
-    )
-    .returning(members.c.balance)
+_moved = update(members).values(
+    balance=members.c.balance + bindparam("moved"),
+    lifetime_points=members.c.lifetime_points + bindparam("earned"),
+    updated_at=bindparam("at"),
 )
+_MOVE = _moved.where(members.c.id == bindparam("of")).returning(members.c.balance)
+# Found and moved at once.
+_MOVE_WHOSE = _moved.where(
+    members.c.store_id == bindparam("store_id"), members.c.email_hmac == bindparam("email_hmac")
+).returning(members.c.id, members.c.balance, members.c.erased_at)
 
 
 def verify(tx: Connection) -> Iterator[str]:
