@@ -31,15 +31,16 @@ _host = "127.0.0.1" if _settings.development else "0.0.0.0"  # nosec B104 # noqa
 bind = f"{_host}:{_settings.port}"
 
 # Threads, because a request may wait for a loyalty program: a sync worker answers one request at a time, and a single
-# slow upstream then stops the whole server.
-worker_class = "gthread"
+# slow upstream then stops the whole server. Our own, because gunicorn's all run at once, and so many stand in each
+# other's way.
+worker_class = "serving.Worker"
 
 # One worker per core is enough for the measured load; hosts say how many fit by WEB_CONCURRENCY.
 workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
 
-# Half of them may wait for a program that hangs while the others answer for members who are known (loyalty/members.py).
-# The price while nothing is slow and 64 connections ask at once: 71 % of what 4 or 8 threads answer.
-threads = 32
+# Requests of a worker that may be under way; eight of them run (serving.py). Three quarters may wait for a program that
+# hangs while the others answer for members who are known (loyalty/members.py).
+threads = 64
 
 # Each worker has a listening socket of its own. With one shared socket a single worker now and then accepts every
 # keep-alive connection (in one of twelve runs), and throughput falls to less than half.

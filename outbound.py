@@ -30,6 +30,8 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError
 
+from threads import aside
+
 PIECE = 65_536  # bytes
 MAX_BODY = 2 * 1024 * 1024
 CONNECT_S = 5.0  # name, connection and TLS; less when less is left
@@ -79,7 +81,7 @@ def keep_to_itself(session: requests.Session) -> requests.Session:
 def make_exact(session: requests.Session, base_url: str) -> None:
     """Make `session` good for `exchange` with everything under `base_url`, over connections of their own."""
     if not isinstance(session.get_adapter(base_url), DeadlineAdapter):
-        session.mount(base_url, DeadlineAdapter(max_retries=0, pool_maxsize=32))
+        session.mount(base_url, DeadlineAdapter(max_retries=0, pool_maxsize=64))
 
 
 def read_body(response: requests.Response, *, within_s: float) -> bytes:
@@ -97,6 +99,7 @@ def read_body(response: requests.Response, *, within_s: float) -> bytes:
     return content[: MAX_BODY + 1]
 
 
+@aside()
 def exchange(
     session: requests.Session,
     method: str,

@@ -21,6 +21,7 @@ from loyalty.program import ProgramReason, ProgramUnavailable
 from storage.database import Database, insert_into
 from storage.statements import run, run_one
 from storage.tables import EPOCH, MICROSECOND, gates
+from threads import aside
 
 CALLS_PER_S = 12
 BACKGROUND_CALLS_PER_S = 5
@@ -97,7 +98,8 @@ class Gate:
                 until=None if row.open_until is None else now + OPEN_FOR,
             )
         if wait_s > 0:
-            self._sleep(wait_s)
+            with aside():
+                self._sleep(wait_s)
         return call.within_s - wait_s
 
     def succeeded(self, name: str) -> None:

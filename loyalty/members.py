@@ -33,14 +33,15 @@ from loyalty.program import (
 from loyalty.snapshots import Known, Snapshot, Snapshots
 from storage.sealing import CannotOpen, Hasher, RandomBytes
 from telemetry import MEMBER_READS, SNAPSHOT_AGE_SECONDS
+from threads import Threads, aside
 
 # Threads of one process that may be asking at once while agents wait, and that refresh behind; and how many of them for
 # one store, so that a store whose program hangs, or whose tickets are a flood of strangers, leaves room for the others.
-ASKERS, ASKERS_OF_STORE = 32, 8
+ASKERS, ASKERS_OF_STORE = 48, 8
 REFRESHERS, REFRESHERS_OF_STORE = 6, 3
-# Cards of one process that may wait until their deadline: half of the web server's threads, so that a program which
+# Cards of one process that may wait until their deadline: most of the web server's threads, so that a program which
 # hangs leaves the others to known members. A card beyond them waits only for a program that is quick.
-WAITERS, CROWD_WAITS_S = 16, 0.5
+WAITERS, CROWD_WAITS_S = 48, 0.5
 # The asker goes on after its card was answered without: of a program that takes longer, the next card has the answer.
 ASK_WITHIN_S = 8.0
 ASK_LEASE, REFRESH_LEASE = timedelta(seconds=10), timedelta(seconds=60)
@@ -108,6 +109,7 @@ class Members:
         self._waiting = 0
         self._refreshing: set[tuple[int, str]] = set()
         self._askers = threading.BoundedSemaphore(ASKERS)
+        self._asking_threads = Threads(running=ASKERS, most=ASKERS, name="ask")
         self._refreshers = threading.BoundedSemaphore(REFRESHERS)
 
     def first(self, store: Store, *, emails: Iterable[str], with_date_of_birth: bool = False) -> Member | None:
@@ -286,7 +288,8 @@ class Members:
                 asking, key, store=store, email=email, member_hmac=member_hmac, with_date_of_birth=with_date_of_birth
             )
         try:
-            member = asking.answer.result(timeout=min(within_s, CROWD_WAITS_S) if crowded else within_s)
+            with aside():
+                member = asking.answer.result(timeout=min(within_s, CROWD_WAITS_S) if crowded else within_s)
         except TimeoutError as error:
             _count(store, ReadOutcome.UNAVAILABLE)
             raise ProgramUnavailable(ProgramReason.NO_ANSWER, "The program did not answer in time.") from error
@@ -326,7 +329,7 @@ class Members:
             else:
                 asking.answer.set_exception(failure)
 
-        threading.Thread(target=run, name="ask", daemon=True).start()
+        self._asking_threads.submit(run)
 
     def _ask_alone(self, store: Store, *, email: str, member_hmac: str, with_date_of_birth: bool) -> Member | None:
         """Ask as the only one of all processes; when another one is faster, take its answer."""

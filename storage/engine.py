@@ -1,7 +1,8 @@
 """The job engine on PostgreSQL: Procrastinate, which keeps its jobs in the same database as the state they serve.
 
 Here is what everyone needs who asks for a job: its schema, and asking in the caller's own transaction, by the engine's
-own function in the database, which keeps its name while the engine is of one version. `worker.py` runs the jobs. Source: https://procrastinate.readthedocs.io/
+function in the database, which belongs to the migrations of `install`. `worker.py` runs the jobs.
+Source: https://procrastinate.readthedocs.io/
 """
 
 from __future__ import annotations
@@ -59,9 +60,9 @@ def defer(tx: Connection, name: str, ref: str, *, run_at: datetime, sooner: bool
     )
 
 
-# In one message, where asking through the engine's own objects took four times as long as writing down the award. Of two
-# who ask at the same moment both may find nothing: the job is run twice, and the second time finds nothing to do. Where
-# one runs, it says itself whether and when it runs again: another beside it would look twice as often.
+# In one message: asking through the engine's own objects took three times as long as writing down an award. Of two who
+# ask at the same moment both may find nothing: the job is run twice, and the second time finds nothing to do. Where one
+# runs, it says itself whether and when it runs again: another beside it would look twice as often.
 _ASK = """
 WITH known AS (
     SELECT id FROM procrastinate_jobs WHERE lock = %(lock)s AND status IN ('todo', 'doing')

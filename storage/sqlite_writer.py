@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from storage.connecting import WRITES
 from storage.statements import refused
 from storage.turns import Turns, busy
+from threads import aside
 
 # How long a writer waits for those before it; then SQLite itself waits for others, up to five seconds.
 TURN_S = 4
@@ -26,9 +27,9 @@ MOST_TOGETHER = 16
 class SqliteWriter:
     """The transactions of one process, whose threads come in their order.
 
-    A commit costs SQLite more than what is written: pages into its log, and the disk's word that it has them. So whoever
-    comes while another writes goes on in the same transaction, each behind a savepoint of its own, and the last of them
-    commits for all. Nobody goes on before that commit; when it fails, it has failed for each of them.
+    A commit costs SQLite more than what is written: pages into its log, and the disk's word that it has them. So
+    whoever comes while another writes goes on in the same transaction, each behind a savepoint of its own, and the last
+    of them commits for all. Nobody goes on before that commit; when it fails, it has failed for each of them.
     """
 
     def __init__(self, engine: Engine, turns: Turns) -> None:
@@ -148,7 +149,9 @@ class _Shared:
 
     def wait(self) -> None:
         """Wait for the end. Raises DBAPIError when nothing was committed."""
-        self.done.wait()
+        if not self.done.is_set():
+            with aside():
+                self.done.wait()
         if self._error is not None:
             reason = getattr(self._error, "orig", None) or sqlite3.OperationalError(type(self._error).__name__)
             raise refused(reason, sql="COMMIT", kind=sqlite3.Error) from self._error
@@ -179,7 +182,9 @@ class _Line:
                 self._taken = True
                 return
             self._places.append(place)
-        if place.called.acquire(timeout=max(0.0, until - monotonic())):
+        with aside():
+            called = place.called.acquire(timeout=max(0.0, until - monotonic()))
+        if called:
             return
         with self._guard:
             # Not where it was called at the last moment.

@@ -23,9 +23,10 @@ class Statement:
     """One statement in the words of `dialect`. None of its parameters is a list."""
 
     def __init__(self, statement: SelectBase | Writing, dialect: Dialect) -> None:
+        written: Any = statement
         if not isinstance(statement, Insert):
-            statement = replacement_traverse(statement, {}, partial(_constant, dialect=dialect))
-        compiled = statement.compile(dialect=dialect)
+            written = replacement_traverse(statement, {}, partial(_constant, dialect=dialect))
+        compiled = written.compile(dialect=dialect)
         self.sql = str(compiled)
         self._given = dict(compiled.params)
         self._order = compiled.positiontup
@@ -37,7 +38,7 @@ class Statement:
         for name, value in self._given.items():
             if name in self._write:
                 self._given[name] = self._write[name](value)
-        columns = (statement.selected_columns if isinstance(statement, SelectBase) else statement.exported_columns).items()
+        columns = statement.exported_columns.items()
         self.has_rows = bool(columns)
         self._row: Any = namedtuple("Row", [name for name, _ in columns])  # type: ignore[misc]
         readers = [column.type.dialect_impl(dialect).result_processor(dialect, None) for _, column in columns]

@@ -9,6 +9,7 @@ from threading import Event, Lock, Thread
 from time import monotonic
 
 from storage.statements import refused
+from threads import aside
 
 
 class Turns:
@@ -76,7 +77,8 @@ class _Waiting:
 
     def result(self, until: float) -> int:
         """The descriptor, once it holds the lock. Raises DBAPIError when it does not before `until`."""
-        self._come.wait(max(0.0, until - monotonic()))
+        with aside():
+            self._come.wait(max(0.0, until - monotonic()))
         with self._guard:
             if not self._come.is_set():
                 self._given_up = True

@@ -45,7 +45,7 @@ def test_one_store_cannot_take_every_asker(hanging: Shop) -> None:
 
 def test_when_the_program_is_slow_a_crowd_is_not_kept_waiting(hanging: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loyalty.members, "CROWD_WAITS_S", 0.0)
-    with ThreadPoolExecutor(40) as pool:
+    with ThreadPoolExecutor(loyalty.members.WAITERS + 8) as pool:
         first = [pool.submit(_read(hanging, "stranger@example.com")) for _ in range(loyalty.members.WAITERS)]
         wait_until(lambda: hanging.house.services.members._waiting == loyalty.members.WAITERS)
         late = [pool.submit(_read(hanging, "stranger@example.com")) for _ in range(8)]
