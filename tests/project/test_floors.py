@@ -14,7 +14,7 @@ import pytest
 from script.bootstrap import ROOT
 
 FLOORS = [
-    {"app"},
+    {"app", "serving"},
     {"api_description", "cli"},
     {"services"},
     {"engine_worker", "worker"},
@@ -33,6 +33,7 @@ FLOORS = [
         "telemetry",
         "troubles",
         "settings",
+        "threads",
     },
 ]
 HOUSE = set().union(*FLOORS)
