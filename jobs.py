@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
-from structlog.contextvars import bound_contextvars
 
 from console.changes import CHANGES_KEPT
 from loyalty.attempts import ATTEMPTS_KEPT
@@ -23,7 +22,7 @@ from storage.deliveries import DELIVERIES_KEPT
 from storage.queue import Job, defer
 from storage.sealing import CannotOpen
 from storage.tables import award_attempts, changes, inspected_requests, webhook_deliveries
-from telemetry import JOBS
+from telemetry import JOBS, telling_with_every_line
 from troubles import TELL_TROUBLE, Troubles
 from widget.inspector import INSPECTED_KEPT
 from widget.leaving import Leaving
@@ -107,7 +106,7 @@ class Jobs:
     def attend(self, job: Job) -> JobResult:
         """Run one job and tell how it ended, whatever happened: trouble is another try later. Raises nothing."""
         # In every line that the job logs.
-        with bound_contextvars(job=job.name, job_id=job.id):
+        with telling_with_every_line(job=job.name, job_id=job.id):
             return self._attend(job)
 
     def _attend(self, job: Job) -> JobResult:

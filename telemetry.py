@@ -7,9 +7,12 @@ No label and no field ever holds an e-mail, a key, a token or a path; no label a
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
-from collections.abc import MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
@@ -58,6 +61,29 @@ AWARDS = Counter("tallydesk_awards", "Awards asked for, by outcome.", ["outcome"
 
 
 _NUMBERS = (int, float)
+_NOTHING: Mapping[str, Any] = {}
+# Our own and not structlog's, which looks through every context variable there is for each line.
+_circumstances: ContextVar[Mapping[str, Any]] = ContextVar("circumstances", default=_NOTHING)
+
+
+def tell_with_every_line(**circumstances: Any) -> None:
+    """From now on every line of this thread has these fields and no others that were given so before."""
+    _circumstances.set(circumstances)
+
+
+@contextmanager
+def telling_with_every_line(**circumstances: Any) -> Iterator[None]:
+    """Every line of this thread has these fields while the block runs."""
+    before = _circumstances.set(circumstances)
+    try:
+        yield
+    finally:
+        _circumstances.reset(before)
+
+
+def with_circumstances(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """The event with what is told with every line."""
+    return {**_circumstances.get(), **event}
 
 
 def as_line(logger: Any, method: str, event: MutableMapping[str, Any]) -> bytes:
@@ -87,12 +113,12 @@ def configure_logging(*, on_crash: Processor | None = None) -> None:
     """
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
+            with_circumstances,
             *([] if on_crash is None else [on_crash]),
             as_line,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
+        logger_factory=lambda *_: _Lines(sys.stderr.fileno()),
         cache_logger_on_first_use=True,
     )
     # What libraries say, and errors that nobody caught: Python would write both as they are.
@@ -100,6 +126,21 @@ def configure_logging(*, on_crash: Processor | None = None) -> None:
     logging.captureWarnings(True)
     sys.excepthook = _told_uncaught
     threading.excepthook = lambda args: _told_uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+
+
+class _Lines:
+    """Writes each line at once and whole. One that cannot be written is lost: it must not cost anybody an answer."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+
+    def msg(self, line: bytes) -> None:
+        left = line + b"\n"
+        with suppress(OSError):
+            while left:
+                left = left[os.write(self._file, left) :]
+
+    log = debug = info = warn = warning = error = exception = critical = fatal = failure = err = msg
 
 
 class _Retold(logging.Handler):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from flask import Flask, Response, g, request
 
-from telemetry import REQUEST_SECONDS, REQUESTS
+from telemetry import REQUEST_SECONDS, REQUESTS, tell_with_every_line
 
 HEADER = "X-Request-Id"
 SHOWN = "shown"
@@ -58,7 +58,7 @@ def add_request_log(app: Flask, *, random_bytes: Callable[[int], bytes]) -> None
         request_id = _given_id(environ) or f"{numbers.getrandbits(96):024x}"
         environ[_ID_KEY], environ[_BEGAN_KEY] = request_id, perf_counter()
         # Bound for this thread, which answers one request at a time; the next one puts its own in its place.
-        structlog.contextvars.bind_contextvars(request_id=request_id)
+        tell_with_every_line(request_id=request_id)
 
         def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Callable[[bytes], object]:
             return start_response(status, [*headers, (HEADER, request_id)], *error)

@@ -44,7 +44,7 @@ PROCESS = """
 import os, threading
 import structlog
 from redaction import hide
-from telemetry import configure_logging
+from telemetry import configure_logging, tell_with_every_line
 from watching.crash_reports import CrashReports
 
 email, key, secret_key = os.environ["EMAIL"], os.environ["KEY"], os.environ["SECRET"]
@@ -56,7 +56,7 @@ def ask(email, headers):
     local = {"email": email, **headers}
     raise RuntimeError(f"no answer for {email}: {headers} under {secret_key}")
 
-structlog.contextvars.bind_contextvars(request_id="0123456789abcdef01234567")
+tell_with_every_line(request_id="0123456789abcdef01234567")
 log.info("request", outcome="shown", route="/")
 log.error("request", outcome="database_trouble", route="/", trouble="No database connection was free.")
 try:
