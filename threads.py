@@ -133,6 +133,7 @@ class _Thread(threading.Thread):
         self.woken = threading.Lock()
         self.woken.acquire()
         self._threads = threads
+        self._waits = False
 
     def run(self) -> None:
         """Do what there is to do, for ever."""
@@ -149,10 +150,16 @@ class _Thread(threading.Thread):
     @contextmanager
     def aside(self) -> Iterator[None]:
         """While it waits in the block, another may run."""
+        if self._waits:
+            # Within another such block, which ends later.
+            yield
+            return
+        self._waits = True
         self._threads.step_aside(self)
         try:
             yield
         finally:
+            self._waits = False
             self._threads.come_back(self)
 
 

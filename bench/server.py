@@ -21,6 +21,7 @@ from bench.load import ROOT, Load, send
 from bench.measure import alternated, spread_of
 from bench.pace import Pace
 from bench.report import Section, Table, told
+from serving import RUNNING
 
 MANY = 64
 # A worker with less than this of the processor time of both had next to no connections.
@@ -41,17 +42,17 @@ def run(pace: Pace) -> Section:
     with tempfile.TemporaryDirectory(prefix="tallydesk-bench-") as name:
         folder = Path(name)
         filled = store.fill(f"sqlite:///{folder}/server.db", members=pace.members)
-        shared_socket = _without_reuse_port(folder)
+        shared_socket = _shipped_but(folder, "shared_socket", "reuse_port = False")
         with servers.tallydesk_gunicorn(filled) as shipped:
-            bench = _Bench(pace, filled, shipped=shipped, shared_socket=shared_socket)
+            bench = _Bench(pace, filled, folder, shipped=shipped, shared_socket=shared_socket)
             tables = [bench.sockets(), bench.threads(), bench.recycling(), bench.other_server()]
     return Section(title="The server's settings", tables=tables)
 
 
-def _without_reuse_port(folder: Path) -> Path:
-    """The shipped settings, but with one socket for all workers."""
-    config = folder / "shared_socket.conf.py"
-    config.write_text((ROOT / "gunicorn.conf.py").read_text() + "\nreuse_port = False\n")
+def _shipped_but(folder: Path, name: str, line: str) -> Path:
+    """The shipped settings with one more line of Python."""
+    config = folder / f"{name}.conf.py"
+    config.write_text(f"{(ROOT / 'gunicorn.conf.py').read_text()}\n{line}\n")
     return config
 
 
@@ -59,8 +60,11 @@ Subjects = Mapping[str, AbstractContextManager[servers.Server]]
 
 
 class _Bench:
-    def __init__(self, pace: Pace, filled: store.Filled, *, shipped: servers.Server, shared_socket: Path) -> None:
+    def __init__(
+        self, pace: Pace, filled: store.Filled, folder: Path, *, shipped: servers.Server, shared_socket: Path
+    ) -> None:
         self._pace = pace
+        self._folder = folder
         self._filled = filled
         # Started once: it is in every table.
         self._shipped = shipped
@@ -98,12 +102,24 @@ class _Bench:
 
     def threads(self) -> Table:
         """How many threads cost or bring what, while nothing is slow."""
-        others = (8,) if self._pace.quick else (4, 8, 16, 48)
+        running = (4,) if self._pace.quick else (2, 4, 16, 32)
+        all_run = (32,) if self._pace.quick else (8, 32, 64)
         subjects: Subjects = {
-            f"{count} threads": servers.tallydesk_gunicorn(self._filled, flags=["--threads", str(count)])
-            for count in others
+            **{
+                f"{count} run": servers.tallydesk_gunicorn(
+                    self._filled,
+                    config=_shipped_but(self._folder, f"running-{count}", f"import serving; serving.RUNNING = {count}"),
+                )
+                for count in running
+            },
+            **{
+                f"gunicorn's own `gthread`, {count} threads": servers.tallydesk_gunicorn(
+                    self._filled, flags=["--worker-class", "gthread", "--threads", str(count)]
+                )
+                for count in all_run
+            },
         }
-        shipped = "32 threads, as shipped"
+        shipped = f"as shipped: {RUNNING} run"
         found = self._loads({shipped: nullcontext(self._shipped), **subjects}, connections=MANY)
         best = max(found.values(), key=_per_s)
         return Table(
@@ -112,7 +128,8 @@ class _Bench:
             rows=_rows(found),
             note=(
                 "Threads are for a program that is slow, which has a section of its own; this is what they cost while "
-                f"nothing is: with 32, {_percent(found[shipped], best)} of the best row's requests a second."
+                "nothing is. Those of our own worker (serving.py) may be 64, of which so many run at a time; "
+                f"gunicorn's own all run. As shipped: {_percent(found[shipped], best)} of the best row's requests."
             ),
         )
 
