@@ -42,22 +42,26 @@ class SqliteWriter:
         """As Database.write. Raises DBAPIError when the turn does not come within TURN_S."""
         ends = monotonic() + TURN_S
         place = _Place(may_be_lost=may_be_lost)
-        self._line.wait(place, until=ends)
-        # From here on nobody else of this process writes, until `_leave`.
+        try:
+            self._line.wait(place, until=ends)
+            # From here on nobody else of this process writes, until `_leave`.
+            if place.shared is None:
+                place.shared = self._begin(may_be_lost=may_be_lost, until=ends)
+            else:
+                place.shared.join()
+        except BaseException:
+            if place.has_turn:
+                self._leave(place.shared)
+            raise
         shared = place.shared
         try:
-            if shared is None:
-                shared = self._begin(may_be_lost=may_be_lost, until=ends)
-            else:
-                shared.join()
-        except BaseException:
-            self._leave(shared)
-            raise
-        try:
             yield shared.connection
-        except BaseException:
+        except BaseException as error:
             shared.take_back()
             self._leave(shared)
+            if isinstance(error, Exception) and not isinstance(error, DBAPIError):
+                # What was seen in the transaction, and perhaps led to this, is true only when it is committed.
+                shared.wait()
             raise
         shared.keep()
         self._leave(shared)
@@ -84,15 +88,16 @@ class SqliteWriter:
 
     def _leave(self, shared: _Shared | None) -> None:
         """Let the next one in: into the same transaction if it may, else after its end."""
-        if shared is not None:
-            if self._line.let_join(shared):
-                return
-            try:
+        if shared is not None and self._line.let_join(shared):
+            return
+        try:
+            if shared is not None:
                 shared.end()
-            finally:
                 self._turns.give_back(shared.turn)
+        finally:
+            if shared is not None:
                 shared.done.set()
-        self._line.let_begin()
+            self._line.let_begin()
 
 
 class _Shared:
@@ -103,49 +108,49 @@ class _Shared:
         self.turn = turn
         self.may_be_lost = may_be_lost
         self.done = Event()
-        self.kept = 0
+        self._shares = 1
+        self._kept = 0
         self._driver: Any = connection.connection.driver_connection
         self._error: BaseException | None = None
 
     @property
     def open(self) -> bool:
         """Whether another one may join. Where nothing is kept there is nothing to share."""
-        return 0 < self.kept < MOST_TOGETHER and self._error is None
+        return 0 < self._kept <= self._shares < MOST_TOGETHER and self._error is None
 
     def join(self) -> None:
-        """What follows can be taken back alone."""
-        try:
-            self._driver.execute("SAVEPOINT joined").close()
-        except sqlite3.Error as error:
-            self._error = refused(error, sql="SAVEPOINT", kind=sqlite3.Error)
-            raise self._error from error
+        """What follows can be taken back alone. Raises DBAPIError."""
+        self._shares += 1
+        self._execute("SAVEPOINT joined")
+        if self._error is not None:
+            raise self._error
 
     def keep(self) -> None:
-        """What was written since the last `join` is to be committed."""
-        self.kept += 1
+        """What was written since the beginning, or the last `join`, is to be committed."""
+        self._kept += 1
+        if self._shares > 1:
+            self._execute("RELEASE joined")
+        elif not self._driver.in_transaction:
+            self._error = _taken_back()
 
     def take_back(self) -> None:
         """What was written since the last `join` is not to be."""
-        if self.kept and self._error is None:
-            try:
-                self._driver.execute("ROLLBACK TO joined").close()
-            except sqlite3.Error as error:
-                # SQLite has taken everything back by itself, as it does when the disk is full.
-                self._error = refused(error, sql="ROLLBACK TO", kind=sqlite3.Error)
+        if self._kept:
+            self._execute("ROLLBACK TO joined")
+            self._execute("RELEASE joined")
 
     def end(self) -> None:
         """Commit what is kept. Raises nothing: all of them hear from `wait` what became of it."""
-        connection = self.connection
         try:
-            if self._error is None and self.kept:
-                if not self._driver.in_transaction:
-                    raise _taken_back()
-                connection.commit()
+            if self._error is None and self._kept:
+                self.connection.commit()
         except BaseException as error:
             self._error = error
-        # Undoes whatever is not committed.
+        # SQLite keeps a transaction open whose commit failed, and SQLAlchemy believes that it has ended.
+        with suppress(sqlite3.Error):
+            self._driver.rollback()
         with suppress(DBAPIError):
-            connection.close()
+            self.connection.close()
 
     def wait(self) -> None:
         """Wait for the end. Raises DBAPIError when nothing was committed."""
@@ -156,6 +161,17 @@ class _Shared:
             reason = getattr(self._error, "orig", None) or sqlite3.OperationalError(type(self._error).__name__)
             raise refused(reason, sql="COMMIT", kind=sqlite3.Error) from self._error
 
+    def _execute(self, sql: str) -> None:
+        """One of the statements about savepoints; after trouble there is nothing more to share."""
+        if self._error is None:
+            try:
+                self._driver.execute(sql).close()
+            except sqlite3.Error as error:
+                # Without its savepoint: SQLite has taken everything back by itself, as it does when the disk is full,
+                # or somebody in the block did.
+                gone = not self._driver.in_transaction or "no such savepoint" in str(error)
+                self._error = _taken_back() if gone else refused(error, sql=sql, kind=sqlite3.Error)
+
 
 class _Place:
     """Somebody's place in line. `shared` is the transaction they are let into; with None they begin one."""
@@ -163,6 +179,7 @@ class _Place:
     def __init__(self, *, may_be_lost: bool) -> None:
         self.may_be_lost = may_be_lost
         self.shared: _Shared | None = None
+        self.has_turn = False
         self.called = Lock()
         self.called.acquire()
 
@@ -179,18 +196,19 @@ class _Line:
         """Wait until it is the turn of `place`. Raises DBAPIError when that is not before `until`."""
         with self._guard:
             if not self._taken:
-                self._taken = True
+                self._taken = place.has_turn = True
                 return
             self._places.append(place)
-        with aside():
-            called = place.called.acquire(timeout=max(0.0, until - monotonic()))
-        if called:
-            return
-        with self._guard:
-            # Not where it was called at the last moment.
-            if place in self._places:
-                self._places.remove(place)
-                raise busy()
+        try:
+            with aside():
+                place.called.acquire(timeout=max(0.0, until - monotonic()))
+        finally:
+            with self._guard:
+                # It may have been called at the last moment.
+                if not place.has_turn:
+                    self._places.remove(place)
+        if not place.has_turn:
+            raise busy()
 
     def let_join(self, shared: _Shared) -> bool:
         """Let the next one into this transaction; False when there is none, or it may not.
@@ -201,8 +219,8 @@ class _Line:
             if not shared.open or not self._places or (shared.may_be_lost and not self._places[0].may_be_lost):
                 return False
             place = self._places.popleft()
-        place.shared = shared
-        place.called.release()
+            place.shared, place.has_turn = shared, True
+            place.called.release()
         return True
 
     def let_begin(self) -> None:
@@ -212,7 +230,8 @@ class _Line:
                 self._taken = False
                 return
             place = self._places.popleft()
-        place.called.release()
+            place.has_turn = True
+            place.called.release()
 
 
 def _wait_for_the_disk(connection: Connection, waits: bool) -> None:

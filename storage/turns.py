@@ -77,12 +77,17 @@ class _Waiting:
 
     def result(self, until: float) -> int:
         """The descriptor, once it holds the lock. Raises DBAPIError when it does not before `until`."""
-        with aside():
-            self._come.wait(max(0.0, until - monotonic()))
-        with self._guard:
-            if not self._come.is_set():
-                self._given_up = True
-                raise busy()
+        taken = False
+        try:
+            with aside():
+                taken = self._come.wait(max(0.0, until - monotonic()))
+        finally:
+            with self._guard:
+                if not taken and self._come.is_set():
+                    os.close(self._file)
+                self._given_up = not taken
+        if not taken:
+            raise busy()
         return self._file
 
     def _wait(self) -> None:
