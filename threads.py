@@ -13,11 +13,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
+from functools import partial
 from time import monotonic, sleep
 from typing import Any
 
 # A card takes a millisecond. Whoever takes so much longer waits for something.
-PATIENCE_S = 0.1
+PATIENCE_S = 0.05
 
 _here = threading.local()
 
@@ -46,12 +47,11 @@ class Threads(Executor):
         with self._guard:
             self._work.append((future, lambda: fn(*args, **kwargs)))
             wake = self._next()
-            watch = wake is None and not self._watched
-            self._watched = self._watched or watch
+            watch = wake is None and self._needs_watch()
         if wake is not None:
             wake()
         if watch:
-            threading.Thread(target=self._watch, name=f"{self._name}-watch", daemon=True).start()
+            self._start_watch()
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -78,7 +78,11 @@ class Threads(Executor):
                 return self._work.popleft()
             self._discount(thread)
             self._idle.append(thread)
-            return None
+            # Others came back since it was woken: what it was woken for is left.
+            watch = self._needs_watch()
+        if watch:
+            self._start_watch()
+        return None
 
     def _count(self, thread: _Thread) -> None:
         thread.since = monotonic()
@@ -103,8 +107,32 @@ class Threads(Executor):
             thread = _Thread(self, name=f"{self._name}-{len(self._threads) + 1}")
             self._threads.append(thread)
             self._count(thread)
-            return thread.start
+            return partial(self._start, thread)
         return None
+
+    def _start(self, thread: _Thread) -> None:
+        try:
+            thread.start()
+        except RuntimeError:
+            # The machine gives no more threads: those there are do the work when they are done.
+            with self._guard:
+                self._discount(thread)
+                self._threads.remove(thread)
+                if not self._threads:
+                    raise
+
+    def _needs_watch(self) -> bool:
+        """Whether there is work that nobody watches; if so it is for the caller to start the watch."""
+        if not self._work or self._watched:
+            return False
+        self._watched = True
+        return True
+
+    def _start_watch(self) -> None:
+        try:
+            threading.Thread(target=self._watch, name=f"{self._name}-watch", daemon=True).start()
+        except RuntimeError:
+            self._watched = False
 
     def _watch(self) -> None:
         """While there is work that nobody takes up, look for threads that wait without having stepped aside."""
@@ -155,8 +183,8 @@ class _Thread(threading.Thread):
             yield
             return
         self._waits = True
-        self._threads.step_aside(self)
         try:
+            self._threads.step_aside(self)
             yield
         finally:
             self._waits = False
@@ -181,5 +209,7 @@ def _do(future: Future[Any], work: Callable[[], Any]) -> None:
         result = work()
     except BaseException as error:
         future.set_exception(error)
+        # Else the error's traceback would keep alive whatever the work held.
+        del future, work
     else:
         future.set_result(result)
