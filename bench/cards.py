@@ -29,8 +29,12 @@ CARD, SNAPSHOT, ON_POSTGRES = "card, built-in ledger", "card, fresh Rivo snapsho
 BASE_A, BASE_B, BASE_C = "(a) bare Flask, gunicorn", "(b) bare Flask, granian", "(c) FastAPI's lookup, uvicorn"
 
 _BOUND = (
-    "The processor: both cores are busy, and beside Flask itself a card checks a key, reads the database, counts and "
-    "logs. The section on processor time says what each of these takes."
+    "The processor: both cores are busy, and beside what the server does for every request a card checks a key, reads "
+    "the database, counts and logs, and carries ten headers more. The section on processor time says what each takes."
+)
+_BOUND_ON_POSTGRES = (
+    "The processor: a card is one message there and back, which costs our process and the database's about 0.2 ms "
+    "together, and both are on these two cores; a database on a host of its own takes its half along."
 )
 
 
@@ -109,7 +113,12 @@ def _ratio(loads: Mapping[str, list[Load]], name: str, base: str) -> Ratio:
 def _figures(loads: Mapping[str, list[Load]]) -> list[Figure]:
     return [
         at_least(
-            goal, target=target, name=f"{name} ÷ {base}", measured=_ratio(loads, name, base), unit=" ×", bound_by=_BOUND
+            goal,
+            target=target,
+            name=f"{name} ÷ {base}",
+            measured=_ratio(loads, name, base),
+            unit=" ×",
+            bound_by=_BOUND_ON_POSTGRES if name.startswith(ON_POSTGRES) else _BOUND,
         )
         for target, name, base, goal in (
             (1, f"{SNAPSHOT}, gunicorn", BASE_A, 0.80),

@@ -45,9 +45,9 @@ GUNICORN, GRANIAN, POSTGRES = "gunicorn", "granian", "gunicorn, PostgreSQL"
 PASSTHROUGH = "(d) pass-through, gunicorn"
 
 _BOUND = (
-    "The processor: the same connections reach not much more without a single miss, see the healthy row, and a miss "
-    "costs several times as much as a known member: its claim, its turn at the gate and what came are transactions, "
-    "so that all processes together ask once."
+    "The processor: the same connections reach not much more without a single miss, see the rows with nobody unknown, "
+    "and a miss costs as much as ten known members: an exchange over HTTP, and three transactions (its claim, its turn "
+    "at the gate, what came), so that all processes together ask once and keep to what the program allows."
 )
 
 
