@@ -20,4 +20,4 @@ class Pace:
 
 
 WHOLE = Pace(quick=False, rounds=5, seconds=3, members=100_000)
-QUICK = Pace(quick=True, rounds=2, seconds=0.5, members=5_000)
+QUICK = Pace(quick=True, rounds=1, seconds=1, members=5_000)

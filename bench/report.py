@@ -121,9 +121,14 @@ def _how(pace: Pace, date: str) -> str:
     kind = "A quick run: its figures are indicative only." if pace.quick else "A whole run."
     sender = "wrk" if has_wrk() and pace.seconds >= 1 else "our Python client, which cannot send as much as wrk"
     ceiling = "" if has_nginx() else " There is no nginx here, so the ceiling is a raw WSGI function."
+    runs = (
+        f"of one run, a load of {pace.seconds:g} s"
+        if pace.rounds == 1
+        else f"the median of {pace.rounds} runs, loads of {pace.seconds:g} s each, with the lowest and the highest in "
+        "brackets"
+    )
     return (
-        f"{date}. {kind} Where a table says nothing else, a figure is the median of {pace.rounds} runs, loads of "
-        f"{pace.seconds:g} s each, with the lowest and the highest in brackets; what is compared takes turns, in "
+        f"{date}. {kind} Where a table says nothing else, a figure is {runs}; what is compared takes turns, in "
         f"reversed order every other time, and a ratio is taken within its turn. Load comes from {sender}, in a "
         "process of its own on the same cores, over connections that are kept alive, for members drawn at random out "
         f"of all.{ceiling}"
