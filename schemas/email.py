@@ -29,9 +29,10 @@ def normalise(text: str) -> str | None:
     # than half of what it was.
     if len(text) > 2 * MAX_LENGTH:
         return None
-    address = unicodedata.normalize("NFC", text).lower()
-    # Lower-casing can decompose (İ becomes i + dot): compose again, so that normalising twice changes nothing.
-    address = unicodedata.normalize("NFC", address)
+    address = text.lower()
+    if not address.isascii():
+        # Lower-casing can decompose (İ becomes i + dot): compose again, so that normalising twice changes nothing.
+        address = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower())
     if len(address) > MAX_LENGTH or not _ADDRESS.fullmatch(address):
         return None
     return address

@@ -65,6 +65,8 @@ class Hasher:
 
     def __init__(self, load_root: Callable[[], bytes]) -> None:
         self._load_root = load_root
+        # A card needs it twice: to find the member, and for its award key.
+        self._last: tuple[str | None, str] = None, ""
 
     @cached_property
     def _keyed(self) -> tuple[hmac.HMAC, hmac.HMAC, hmac.HMAC]:
@@ -77,7 +79,11 @@ class Hasher:
 
     def email(self, email: str) -> str:
         """What a normalised e-mail is found by: 32 hex digits."""
-        return _code(self._keyed[0], email.encode()).hex()
+        last, code = self._last
+        if email != last:
+            code = _code(self._keyed[0], email.encode()).hex()
+            self._last = email, code
+        return code
 
     def award_key(self, message: bytes) -> bytes:
         """The 16-byte code that authenticates an award key."""
