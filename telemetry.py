@@ -99,8 +99,8 @@ def as_line(logger: Any, method: str, event: MutableMapping[str, Any]) -> bytes:
         line["exception"] = cleaned_trace(trace)
     # structlog calls a line with a traceback, and its own spelling of warnings, by another name.
     line["level"] = _LEVELS.get(method, method)
-    line["timestamp"] = f"{datetime.now(UTC).isoformat(timespec='microseconds')[:-6]}Z"
-    return orjson.dumps(line)
+    line["timestamp"] = datetime.now(UTC)
+    return orjson.dumps(line, option=orjson.OPT_UTC_Z)
 
 
 _LEVELS = {"exception": "error", "warn": "warning"}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from sqlalchemy import Connection
 
@@ -41,11 +41,10 @@ class Store:
     program: ProgramKind
 
 
-@dataclass(frozen=True, kw_only=True)
-class Activity:
+class Activity(NamedTuple):
     """One thing that changed a member's points. `points` is negative when they were taken away.
 
-    `operation_id` is set where it is known that an award of ours did it.
+    `operation_id` is set where it is known that an award of ours did it. A tuple, because there are five in a card.
     """
 
     when: datetime

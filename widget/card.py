@@ -57,7 +57,6 @@ def without_member(loyalty_status: str, *, now: datetime) -> dict[str, Any]:
     }
 
 
-
 def as_json(shown: dict[str, Any]) -> bytes:
     """A card as Gorgias gets it: times in UTC, to the second."""
     return orjson.dumps(shown, option=orjson.OPT_UTC_Z | orjson.OPT_OMIT_MICROSECONDS)
