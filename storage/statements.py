@@ -73,7 +73,8 @@ def _constant(element: Any, *, dialect: Dialect, **_: Any) -> Any:
     """
     if isinstance(element, BindParameter) and not element.required and element.value is not None:
         write = element.type.dialect_impl(dialect).literal_processor(dialect)
-        if write is not None:
+        # SQLAlchemy would escape a percent sign twice.
+        if write is not None and "%" not in str(element.value):
             return literal_column(write(element.value), element.type)
     return None
 

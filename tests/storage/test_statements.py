@@ -26,8 +26,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError, IntegrityError, NoResultFound
 
+from loyalty.awards import _ALIKE
 from storage.database import Database
-from storage.statements import run, run_one
+from storage.statements import prepared, run, run_one
 from storage.tables import UtcTime, app_keys
 from tests.databases import Postgres
 
@@ -224,3 +225,26 @@ def test_a_connection_that_was_lost_is_told_and_the_transaction_ends_cleanly(
         run(tx, WRITE_CONSTANTS, name="after")
     with things_database.read() as tx:
         assert [row.number for row in run(tx, NUMBERS)] == [7], "what was begun was not committed"
+
+
+@pytest.mark.parametrize("said", ["it's", "back\\slash \\'", 'a "name"; --', "100 %", "100 %s %(x)s", ":of ? $1"])
+def test_constants_are_written_out_and_come_through_whole(things_database: Database, said: str) -> None:
+    found = select(things.c.name).where(things.c.name == said, things.c.is_open == bindparam("open")).limit(1)
+    with things_database.write() as tx:
+        run(tx, WRITE, name=said, at=NOON, said={}, is_open=True, number=1)
+        assert [row.name for row in run(tx, found, open=True)] == [said]
+        run(tx, update(things).where(things.c.name == said).values(number=bindparam("number")), number=2)
+        assert [row.number for row in run(tx, NUMBERS)] == [2]
+
+
+def test_what_an_award_is_compared_with_is_found_by_the_index_of_what_is_open(sqlite_database: Database) -> None:
+    """A parameter in the place of a constant would hide from SQLite that the index serves, until it plans again."""
+    statement = prepared(_ALIKE, sqlite_database.engine.dialect)
+    assert statement.sql.count("!= 'rejected'") == 5
+    with sqlite_database.read() as tx:
+        driver: Any = tx.connection.driver_connection
+        asked: dict[str, Any] = dict.fromkeys(("member_hmac", "ticket_id", "agent_hmac"), "")
+        asked |= dict.fromkeys(("points", "credit_cents", "store_id", "connection_id"), 1) | {"since": NOON}
+        plan = [row[3] for row in driver.execute(f"EXPLAIN QUERY PLAN {statement.sql}", statement.parameters(asked))]
+    assert "SEARCH awards USING INDEX ix_awards_open (connection_id=? AND member_hmac=?)" in plan
+    assert not [step for step in plan if step.startswith(("SCAN", "USE TEMP"))]
