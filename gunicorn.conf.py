@@ -38,7 +38,7 @@ worker_class = "serving.Worker"
 # One worker per core is enough for the measured load; hosts say how many fit by WEB_CONCURRENCY.
 workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
 
-# Requests of a worker that may be under way; eight of them run (serving.py). Three quarters may wait for a program that
+# Requests of a worker that may be under way; eight of them run (serving.py). Some of them wait for a program that
 # hangs while the others answer for members who are known (loyalty/members.py).
 threads = 64
 
@@ -57,7 +57,7 @@ keepalive = 95
 # An award answers within 10 s; a stop must let it finish. Platforms kill what still runs after 30 s.
 graceful_timeout = 20
 
-# Under gthread this is only the heartbeat of a worker, not a limit on requests, and gunicorn has none for a
+# With threads this is only the heartbeat of a worker, not a limit on requests, and gunicorn has none for a
 # client that sends slowly: a proxy that buffers requests stands in front (docs/running.md).
 timeout = 20
 

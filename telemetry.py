@@ -133,12 +133,17 @@ class _Lines:
 
     def __init__(self, file: int) -> None:
         self._file = file
+        self._lock = threading.Lock()
+        self._cut = b""
 
     def msg(self, line: bytes) -> None:
-        left = line + b"\n"
-        with suppress(OSError):
+        with self._lock, suppress(OSError):
+            left = self._cut + line + b"\n"
+            # Where only half of a line was written, the next one begins a new one all the same.
+            self._cut = b"\n"
             while left:
                 left = left[os.write(self._file, left) :]
+            self._cut = b""
 
     log = debug = info = warn = warning = error = exception = critical = fatal = failure = err = msg
 

@@ -39,9 +39,10 @@ from threads import Threads, aside
 # one store, so that a store whose program hangs, or whose tickets are a flood of strangers, leaves room for the others.
 ASKERS, ASKERS_OF_STORE = 48, 8
 REFRESHERS, REFRESHERS_OF_STORE = 6, 3
-# Cards of one process that may wait until their deadline: most of the web server's threads, so that a program which
-# hangs leaves the others to known members. A card beyond them waits only for a program that is quick.
-WAITERS, CROWD_WAITS_S = 48, 0.5
+# Cards of one process that may wait until their deadline: fewer than a web server has threads (gunicorn 64, granian 32
+# where it is started as docs/benchmarks.md says), so that a program which hangs leaves the others to known members. A
+# card beyond them waits only for a program that is quick.
+WAITERS, CROWD_WAITS_S = 24, 0.5
 # The asker goes on after its card was answered without: of a program that takes longer, the next card has the answer.
 ASK_WITHIN_S = 8.0
 ASK_LEASE, REFRESH_LEASE = timedelta(seconds=10), timedelta(seconds=60)

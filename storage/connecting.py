@@ -25,8 +25,8 @@ def sqlite_engine(url: str) -> Engine:
     """For SQLite: transactions that begin as WRITES says."""
     engine = create_engine(
         url,
-        # More connections than a web process has threads: a reader never waits for a place.
-        pool_size=40,
+        # More connections than a web process has threads, its own and those behind: a reader never waits for a place.
+        pool_size=120,
         # The one used last, whose cache is warm.
         pool_use_lifo=True,
         hide_parameters=True,

@@ -59,9 +59,14 @@ class SqliteWriter:
         except BaseException as error:
             shared.take_back()
             self._leave(shared)
-            if isinstance(error, Exception) and not isinstance(error, DBAPIError):
-                # What was seen in the transaction, and perhaps led to this, is true only when it is committed.
-                shared.wait()
+            if isinstance(error, Exception):
+                try:
+                    # What was seen in the transaction, and perhaps led to this, is true only when it is committed.
+                    shared.wait()
+                except DBAPIError:
+                    # The database's own word about this very block says more than that all was lost with it.
+                    if not isinstance(error, DBAPIError):
+                        raise
             raise
         shared.keep()
         self._leave(shared)
@@ -92,8 +97,10 @@ class SqliteWriter:
             return
         try:
             if shared is not None:
-                shared.end()
-                self._turns.give_back(shared.turn)
+                try:
+                    shared.end()
+                finally:
+                    self._turns.give_back(shared.turn)
         finally:
             if shared is not None:
                 shared.done.set()
@@ -140,17 +147,20 @@ class _Shared:
             self._execute("RELEASE joined")
 
     def end(self) -> None:
-        """Commit what is kept. Raises nothing: all of them hear from `wait` what became of it."""
+        """Commit what is kept. Raises no error: all of them hear from `wait` what became of it."""
         try:
             if self._error is None and self._kept:
                 self.connection.commit()
         except BaseException as error:
             self._error = error
-        # SQLite keeps a transaction open whose commit failed, and SQLAlchemy believes that it has ended.
-        with suppress(sqlite3.Error):
-            self._driver.rollback()
-        with suppress(DBAPIError):
-            self.connection.close()
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            # SQLite keeps a transaction open whose commit failed, and SQLAlchemy believes that it has ended.
+            with suppress(sqlite3.Error):
+                self._driver.rollback()
+            with suppress(DBAPIError):
+                self.connection.close()
 
     def wait(self) -> None:
         """Wait for the end. Raises DBAPIError when nothing was committed."""

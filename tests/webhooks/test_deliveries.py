@@ -438,7 +438,7 @@ def test_more_deliveries_than_database_connections_are_asked_for_again(
     pool = house.services.database.engine.pool
     monkeypatch.setattr(pool, "_timeout", 0.01)
     with ExitStack() as held:
-        for _ in range(50):
+        for _ in range(130):
             held.enter_context(house.services.database.engine.connect())
         with capture_logs() as lines:
             assert rivo.send(profile()).status_code == 503
