@@ -60,7 +60,10 @@ class Shop:
         """The card once what a stale one started behind itself has ended."""
         self.card(email)
         self.settle()
-        return self.card(email)
+        card = self.card(email)
+        # It may have been stale still, and have started the next one.
+        self.settle()
+        return card
 
     def settle(self) -> None:
         """Wait until nothing is being refreshed."""
