@@ -43,11 +43,11 @@ workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
 threads = 64
 
 # Each worker has a listening socket of its own. With one shared socket a single worker now and then accepts every
-# keep-alive connection (in one of twelve runs), and throughput falls to less than half.
+# keep-alive connection (seen in one of twenty-four runs), and throughput falls to less than half.
 reuse_port = True
 
-# A recycled worker takes its own queue of connections down with it (see reuse_port): three errors for each four answers
-# were measured. Deploy by replacing the process, not by SIGHUP, for the same reason.
+# A recycled worker takes its own queue of connections down with it (see reuse_port): every measurement had errors, from
+# one in a hundred answers to three in four. Deploy by replacing the process, not by SIGHUP, for the same reason.
 max_requests = 0
 
 # Longer than the 90 s for which a hosting router keeps idle connections: else it sends a request into a

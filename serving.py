@@ -6,8 +6,8 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from threads import Threads
 
-# While nothing is slow it makes no difference whether 4 or 8 run (docs/benchmarks.md); more, because nobody steps aside
-# for the answer of a database elsewhere.
+# While nothing is slow 4 answer a few percent more (docs/benchmarks.md); 8, because nobody steps aside for the answer
+# of a database elsewhere.
 RUNNING = 8
 
 

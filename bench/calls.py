@@ -83,7 +83,11 @@ def _round(*, events: int, members: int, seconds: int, seed: int) -> dict[str, M
             )
             server = (
                 servers.gunicorn(
-                    "bench.baselines.passthrough:app", filled, PROGRAM_URL=rivo.url, PROGRAM_KEY=store.rivo_key(1)
+                    "bench.baselines.passthrough:app",
+                    filled,
+                    flags=servers.PLAIN_THREADS,
+                    PROGRAM_URL=rivo.url,
+                    PROGRAM_KEY=store.rivo_key(1),
                 )
                 if name == PASSTHROUGH
                 else servers.tallydesk_gunicorn(filled, RIVO_URL=rivo.url)

@@ -26,6 +26,8 @@ from tests.databases import Postgres, postgres_server
 from tests.processes.serving import answers, environment, free_port, wait_for
 
 TALLYDESK = "app:create_app()"
+# gunicorn's own threads, all of which run: for what knows nothing of stepping aside (threads.py).
+PLAIN_THREADS = ("--worker-class", "gthread", "--threads", "64")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -121,7 +121,11 @@ def _slow(pace: Pace) -> tuple[list[Figure], Table]:
             ports[name] = stack.enter_context(server(filled, RIVO_URL=rivo.url, SNAPSHOT_FRESH_S=FRESH_S)).port
         ports[PASSTHROUGH] = stack.enter_context(
             servers.gunicorn(
-                "bench.baselines.passthrough:app", filled, PROGRAM_URL=rivo.url, PROGRAM_KEY=store.rivo_key(1)
+                "bench.baselines.passthrough:app",
+                filled,
+                flags=servers.PLAIN_THREADS,
+                PROGRAM_URL=rivo.url,
+                PROGRAM_KEY=store.rivo_key(1),
             )
         ).port
 
