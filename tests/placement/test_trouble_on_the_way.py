@@ -34,7 +34,6 @@ STEPS = ((r"/api/integrations", 0), (r"/api/widgets", 0), (r"/api/widgets", 1), 
 def test_after_trouble_at_any_step_the_next_attempt_leaves_exactly_one_of_each(
     database: Database, clock: Clock, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(oauth.gorgias_api, "TIMEOUTS_S", (1.0, 0.3) if kind == "hang" else (3.05, 10.0))
     accounts = tuple(f"shop{number}" for number in range(len(STEPS)))
     with running_house(database.url, clock=clock, sandbox_accounts=accounts) as house:
         for account, (path, skip) in zip(accounts, STEPS, strict=True):
@@ -42,8 +41,12 @@ def test_after_trouble_at_any_step_the_next_attempt_leaves_exactly_one_of_each(
             fault = house.sandbox.faults.add(
                 path, method="POST", account=account, kind=kind, skip=skip, times=None, seconds=1.0
             )
-            with pytest.raises(PlacementFailed) as failed:
-                house.services.placement.ensure(connection.id)
+            with monkeypatch.context() as impatient:
+                if kind == "hang":
+                    # Only here: on a busy machine a sandbox that is well may take as long.
+                    impatient.setattr(oauth.gorgias_api, "TIMEOUTS_S", (1.0, 0.3))
+                with pytest.raises(PlacementFailed) as failed:
+                    house.services.placement.ensure(connection.id)
             assert fault.hits >= 1
             assert failed.value.problem is {
                 FaultKind.RATE_LIMITED: PlacementProblem.GORGIAS_BUSY,
