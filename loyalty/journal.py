@@ -27,7 +27,6 @@ from sqlalchemy import (
     case,
     exists,
     insert,
-    literal_column,
     null,
     or_,
     select,
@@ -65,7 +64,7 @@ class AwardState(StrEnum):
 
 SETTLED = (AwardState.APPLIED, AwardState.REJECTED)
 # In the words of the index of these few.
-IS_OPEN: ColumnElement[bool] = and_(*(awards.c.state != literal_column(f"'{state}'") for state in SETTLED))
+IS_OPEN: ColumnElement[bool] = and_(*(awards.c.state != state.value for state in SETTLED))
 # Those that the worker goes on with by itself.
 UNSETTLED = (AwardState.PENDING, AwardState.SENDING, AwardState.UNKNOWN)
 
@@ -511,7 +510,7 @@ _OUTCOME = (
     )
     .returning(awards.c.note_state)
 )
-_SETTLE = _OUTCOME.where(awards.c.state != AwardState.APPLIED.value, awards.c.state != AwardState.REJECTED.value)
+_SETTLE = _OUTCOME.where(IS_OPEN)
 _SETTLE_HELD = _SETTLE.where(_IS_HELD)
 _SETTLE_FROM = _OUTCOME.where(awards.c.state == bindparam("only_from"))
 _NOTE_DUE = (
