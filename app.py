@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -332,17 +333,18 @@ def _add_security_headers(app: Flask, settings: Settings) -> None:
     # Every page may hold a name and a form's token, error pages included; files of the console say themselves how long
     # they may be kept.
     headers["Cache-Control"] = "no-store"
-    defaults = [(name, name.lower(), value) for name, value in headers.items()]
     inner = app.wsgi_app
+
+    @lru_cache(maxsize=100)
+    def missing(given: tuple[str, ...]) -> list[tuple[str, str]]:
+        own = {name.lower() for name in given}
+        return [(name, value) for name, value in headers.items() if name.lower() not in own]
 
     # Around Flask: set one by one in a hook, they took longer than the lookup of a member.
     def with_headers(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         def start(status: str, given: list[tuple[str, str]], *error: Any) -> Callable[[bytes], object]:
             # A page may have a stricter one of its own.
-            own = {name.lower() for name, _ in given}
-            return start_response(
-                status, given + [(name, value) for name, key, value in defaults if key not in own], *error
-            )
+            return start_response(status, given + missing(tuple([name for name, _ in given])), *error)
 
         return inner(environ, start)
 

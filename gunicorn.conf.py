@@ -38,7 +38,7 @@ worker_class = "serving.Worker"
 # One worker per core is enough for the measured load; hosts say how many fit by WEB_CONCURRENCY.
 workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
 
-# Requests of a worker that may be under way; eight of them run (serving.py). Some of them wait for a program that
+# Requests of a worker that may be under way; four of them run (serving.py). Some of them wait for a program that
 # hangs while the others answer for members who are known (loyalty/members.py).
 threads = 64
 

@@ -6,9 +6,8 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from threads import Threads
 
-# While nothing is slow 4 answer a few percent more (docs/benchmarks.md); 8, because nobody steps aside for the answer
-# of a database elsewhere.
-RUNNING = 8
+# While nothing is slow, none answer more, and fewer leave cards late that come together (docs/benchmarks.md).
+RUNNING = 4
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]

@@ -53,9 +53,11 @@ class Activity(NamedTuple):
     operation_id: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Member:
-    """A member as read from the program at `as_of`. None means that the program does not offer the value."""
+class Member(NamedTuple):
+    """A member as read from the program at `as_of`. None means that the program does not offer the value.
+
+    A tuple, which is made in a third of the time: there is one in every card.
+    """
 
     email: str
     status: MemberStatus

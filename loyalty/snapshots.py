@@ -7,7 +7,7 @@ that fact, for a short while.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -64,7 +64,7 @@ class Snapshots:
             member = _member(row.shown, email=email, as_of=row.as_of)
             if with_date_of_birth and row.date_of_birth_sealed is not None:
                 born = self._sealer.open(row.date_of_birth_sealed)
-                member = replace(member, date_of_birth=_date_or_text(born))
+                member = member._replace(date_of_birth=_date_or_text(born))
         return Snapshot(
             known=known,
             as_of=row.as_of,

@@ -24,6 +24,7 @@ from storage.readers import PostgresReaders, SqliteReaders
 from storage.sqlite_writer import SqliteWriter
 from storage.statements import prepared
 from storage.turns import Turns
+from threads import aside
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 UNWRITABLE = "The database file cannot be written. Check the permissions of its folder."
@@ -101,7 +102,7 @@ class Database:
             with self._writer.transaction(may_be_lost=may_be_lost) as connection:
                 yield connection
             return
-        with self.engine.begin() as connection:
+        with aside(), self.engine.begin() as connection:
             # In one message; each statement has the time limit that stood when it began.
             first = [_limit(WRITE_S), "SET LOCAL synchronous_commit = off" if may_be_lost else "", _locking(locks)]
             connection.exec_driver_sql("; ".join(filter(None, first)))

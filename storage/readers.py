@@ -14,6 +14,9 @@ from sqlalchemy.exc import DBAPIError
 from storage.connecting import postgresql_engine
 from storage.statements import refused
 
+# Bytes of the file: what SQLite maps at most where it is built as usual (https://sqlite.org/limits.html).
+MAPPED = 0x7FFF0000
+
 
 class SqliteReaders:
     """Connections to a SQLite file that only read, handed from thread to thread: there are as many as are in use at
@@ -32,6 +35,9 @@ class SqliteReaders:
             except IndexError:
                 reader = sqlite3.connect(self._address, uri=True, isolation_level=None, check_same_thread=False)
                 reader.execute("PRAGMA busy_timeout=5000").close()
+                # Pages are read where they lie in memory: asked of the system and copied one by one, those of a card
+                # took a tenth of its time. As much as SQLite can.
+                reader.execute(f"PRAGMA mmap_size={MAPPED}").close()
             return reader.execute(sql, parameters).fetchall()
         except sqlite3.Error as error:
             raise refused(error, sql=sql, kind=sqlite3.Error) from error

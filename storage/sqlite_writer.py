@@ -6,12 +6,12 @@ import sqlite3
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from threading import Event, Lock
+from threading import Event, Lock, Thread
 from time import monotonic
 from typing import Any
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from storage.connecting import WRITES
 from storage.statements import refused
@@ -22,6 +22,9 @@ from threads import aside
 TURN_S = 4
 # Other processes wait for as many, and whoever wrote first waits for the last.
 MOST_TOGETHER = 16
+# After so many of them pages are brought from the log into the database: before SQLite does it within a commit that
+# somebody waits for (storage/connecting.py), since an award writes about twenty.
+WRITES_TO_BRING_OVER = 128
 
 
 class SqliteWriter:
@@ -36,6 +39,10 @@ class SqliteWriter:
         self._engine = engine.execution_options(**{WRITES: True})
         self._turns = turns
         self._line = _Line()
+        # The one on which all of this process are written: taking one out of the pool took as long as writing to it.
+        self._connection: Connection | None = None
+        self._in_log = 0
+        self._bringing_over = Lock()
 
     @contextmanager
     def transaction(self, *, may_be_lost: bool) -> Iterator[Connection]:
@@ -73,13 +80,18 @@ class SqliteWriter:
         shared.wait()
 
     def close(self) -> None:
-        """Give back what writing needs beside the connections."""
+        """Close the connection, and give back what writing needs beside it. For when nobody writes any more."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
         self._turns.close()
 
     def _begin(self, *, may_be_lost: bool, until: float) -> _Shared:
         turn = self._turns.take(until=until)
         try:
-            connection = self._engine.connect()
+            connection = self._connection or self._engine.connect()
+            # Kept again when it has come to a good end.
+            self._connection = None
             try:
                 _wait_for_the_disk(connection, not may_be_lost)
                 connection.begin()
@@ -98,13 +110,41 @@ class SqliteWriter:
         try:
             if shared is not None:
                 try:
-                    shared.end()
+                    if shared.end():
+                        self._connection = shared.connection
                 finally:
                     self._turns.give_back(shared.turn)
+                self._in_log += shared.kept
         finally:
             if shared is not None:
                 shared.done.set()
+            full = self._in_log >= WRITES_TO_BRING_OVER
+            if full:
+                self._in_log = 0
             self._line.let_begin()
+        if full and self._bringing_over.acquire(blocking=False):
+            self._start_bringing_over()
+
+    def _start_bringing_over(self) -> None:
+        """Have a thread bring pages over; nobody waits for it, and others write meanwhile."""
+
+        def bring_over() -> None:
+            try:
+                with suppress(SQLAlchemyError):
+                    raw = self._engine.raw_connection()
+                    try:
+                        with suppress(sqlite3.Error):
+                            raw.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)").close()
+                    finally:
+                        raw.close()
+            finally:
+                self._bringing_over.release()
+
+        try:
+            Thread(target=bring_over, name="checkpoint", daemon=True).start()
+        except RuntimeError:
+            # The machine gives no more threads: SQLite will do it by itself.
+            self._bringing_over.release()
 
 
 class _Shared:
@@ -115,15 +155,15 @@ class _Shared:
         self.turn = turn
         self.may_be_lost = may_be_lost
         self.done = Event()
+        self.kept = 0
         self._shares = 1
-        self._kept = 0
         self._driver: Any = connection.connection.driver_connection
         self._error: BaseException | None = None
 
     @property
     def open(self) -> bool:
         """Whether another one may join. Where nothing is kept there is nothing to share."""
-        return 0 < self._kept <= self._shares < MOST_TOGETHER and self._error is None
+        return 0 < self.kept <= self._shares < MOST_TOGETHER and self._error is None
 
     def join(self) -> None:
         """What follows can be taken back alone. Raises DBAPIError."""
@@ -134,7 +174,7 @@ class _Shared:
 
     def keep(self) -> None:
         """What was written since the beginning, or the last `join`, is to be committed."""
-        self._kept += 1
+        self.kept += 1
         if self._shares > 1:
             self._execute("RELEASE joined")
         elif not self._driver.in_transaction:
@@ -142,25 +182,33 @@ class _Shared:
 
     def take_back(self) -> None:
         """What was written since the last `join` is not to be."""
-        if self._kept:
+        if self.kept:
             self._execute("ROLLBACK TO joined")
             self._execute("RELEASE joined")
 
-    def end(self) -> None:
-        """Commit what is kept. Raises no error: all of them hear from `wait` what became of it."""
+    def end(self) -> bool:
+        """Commit what is kept; whether the connection serves on, and is closed where it does not. Raises no error: all
+        of them hear from `wait` what became of it."""
+        serves = False
         try:
-            if self._error is None and self._kept:
-                self.connection.commit()
+            if self._error is None:
+                if self.kept:
+                    self.connection.commit()
+                else:
+                    self.connection.rollback()
+                serves = True
         except BaseException as error:
             self._error = error
             if not isinstance(error, Exception):
                 raise
         finally:
-            # SQLite keeps a transaction open whose commit failed, and SQLAlchemy believes that it has ended.
-            with suppress(sqlite3.Error):
-                self._driver.rollback()
-            with suppress(DBAPIError):
-                self.connection.close()
+            if not serves:
+                # SQLite keeps a transaction open whose commit failed, and SQLAlchemy believes that it has ended.
+                with suppress(sqlite3.Error):
+                    self._driver.rollback()
+                with suppress(DBAPIError):
+                    self.connection.close()
+        return serves
 
     def wait(self) -> None:
         """Wait for the end. Raises DBAPIError when nothing was committed."""

@@ -20,7 +20,7 @@ from oauth.accounts import Accounts
 from oauth.gorgias_api import origin_of
 from settings import Settings
 from storage.sealing import Hasher, RandomBytes
-from telemetry import REQUEST_SECONDS, REQUESTS
+from telemetry import REQUEST_SECONDS, REQUESTS, tell_plainly
 from widget.connections import Connections, Opened
 from widget.inspector import Inspector
 
@@ -90,7 +90,7 @@ def finish(event: str, route: str, answer: Answer, *, began: float) -> float:
     if answer.trouble is not None:
         log.error(event, **told, trouble=answer.trouble)
     elif not answer.wait_s:
-        log.info(event, **told)
+        tell_plainly(event, **told)
     return seconds
 
 

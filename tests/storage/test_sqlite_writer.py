@@ -3,11 +3,14 @@ who goes on has been committed, and who fails fails alone, unless the commit its
 
 from __future__ import annotations
 
+import shutil
 import signal
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from random import Random
 from threading import Event, Thread
 from typing import Any
@@ -17,6 +20,7 @@ from sqlalchemy import Connection, event, insert, select
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from storage.database import Database, unavailable_sentence
+from storage.sqlite_writer import WRITES_TO_BRING_OVER
 from storage.tables import app_keys
 from tests.awards_elsewhere.shop import wait_until
 from tests.storage.together import at_once
@@ -103,6 +107,41 @@ def line_of(database: Database) -> Iterator[Line]:
         yield line
     finally:
         line.go()
+
+
+# -- what a process writes on
+
+
+def test_all_that_a_process_writes_goes_over_one_connection(sqlite_database: Database) -> None:
+    taken: list[object] = []
+    event.listen(sqlite_database.engine, "checkout", lambda connection, *_: taken.append(connection))
+    for number in range(3):
+        _write(sqlite_database, _add(f"written {number}"))
+        with suppress(InTheMiddle):
+            _write(sqlite_database, _fail)
+    assert len(taken) == 1
+    assert _names(sqlite_database) == ["written 0", "written 1", "written 2"]
+
+
+def test_what_is_written_comes_out_of_the_log_into_the_database_behind_whoever_writes(
+    sqlite_database: Database, tmp_path: Path
+) -> None:
+    for number in range(WRITES_TO_BRING_OVER):
+        _write(sqlite_database, _add(f"written {number}"), may_be_lost=True)
+
+    def brought_over() -> bool:
+        # The file alone, without its log, as it is now.
+        copy = tmp_path / "copy.db"
+        shutil.copy(str(sqlite_database.engine.url.database), copy)
+        with closing(sqlite3.connect(f"file:{copy}?immutable=1", uri=True)) as alone:
+            try:
+                [count] = alone.execute("SELECT count(*) FROM app_keys WHERE name LIKE 'written %'").fetchone()
+            except sqlite3.DatabaseError:
+                # Copied while pages were brought over.
+                return False
+        return bool(count == WRITES_TO_BRING_OVER)
+
+    wait_until(brought_over)
 
 
 # -- what is shared

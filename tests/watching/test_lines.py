@@ -57,6 +57,23 @@ def test_what_is_told_with_every_line_is_of_one_thread_and_the_next_request_s_ta
     tell_with_every_line()
 
 
+def test_a_line_of_plain_words_is_the_one_that_the_logger_would_write() -> None:
+    script = (
+        "import structlog, telemetry\n"
+        "telemetry.configure_logging()\n"
+        "telemetry.tell_with_every_line(request_id='a1b2c3d4')\n"
+        "structlog.get_logger().info('lookup', outcome='found', status=200, ms=0.25)\n"
+        "telemetry.tell_plainly('lookup', outcome='found', status=200, ms=0.25)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env={"PATH": os.environ["PATH"]}, capture_output=True, check=True
+    )
+    logged, plain = map(json.loads, done.stderr.splitlines())
+    assert logged.pop("timestamp") <= plain.pop("timestamp")
+    assert plain == logged
+    assert plain["request_id"] == "a1b2c3d4"
+
+
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error", "exception", "critical"])
 def test_every_level_has_its_way_out(level: str) -> None:
     """The writer stands in the place of structlog's own."""
