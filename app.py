@@ -39,7 +39,7 @@ from redaction import hide
 from services import Services, build_services
 from settings import Settings, SettingsError
 from storage.database import Database, DatabaseUnavailable, unavailable_sentence
-from storage.sealing import CannotOpen, Sealer, load_hasher
+from storage.sealing import CannotOpen, Sealer, Stock, load_hasher
 from telemetry import configure_logging
 from watching.gauges import Gauges
 from watching.metrics_page import MetricsPage
@@ -143,7 +143,7 @@ def create_app(services: Services | None = None) -> Flask:
         hasher=services.hasher,
         wrong_keys=Limit(most=widget.room.WRONG_KEYS, within=widget.room.WRONG_KEYS_WITHIN, now=services.now),
         now=services.now,
-        random_bytes=services.random_bytes,
+        random_bytes=Stock(services.random_bytes),
     )
     lookup = widget.lookup.create_lookup(widget_room)
     app.register_blueprint(widget.views.create_blueprint(widget_room, lookup=lookup))

@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import TracebackType
@@ -153,12 +153,15 @@ class _Lines:
         self._cut = b""
 
     def msg(self, line: bytes) -> None:
-        with self._lock, suppress(OSError):
+        with self._lock:
             left = self._cut + line + b"\n"
             # Where only half of a line was written, the next one begins a new one all the same.
             self._cut = b"\n"
-            while left:
-                left = left[os.write(self._file, left) :]
+            try:
+                while left:
+                    left = left[os.write(self._file, left) :]
+            except OSError:
+                return
             self._cut = b""
 
     log = debug = info = warn = warning = error = exception = critical = fatal = failure = err = msg

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 from collections.abc import Callable
 from functools import cached_property
+from threading import Lock
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from sqlalchemy import select, update
@@ -20,6 +22,29 @@ from storage.tables import app_keys, metadata
 RandomBytes = Callable[[int], bytes]
 
 ROOT_KEY = "hmac-root"
+
+
+class Stock:
+    """`random_bytes` in large pieces, of which it gives small ones: whoever asks the system lets others run first.
+
+    A process that is forked from another one draws its own.
+    """
+
+    PIECE = 4_096
+
+    def __init__(self, random_bytes: RandomBytes) -> None:
+        self._random_bytes = random_bytes
+        self._lock = Lock()
+        self._left = b""
+        self._of_process = os.getpid()
+
+    def __call__(self, count: int) -> bytes:
+        """So many random bytes, at most PIECE; they are given once."""
+        with self._lock:
+            if len(self._left) < count or self._of_process != os.getpid():
+                self._left, self._of_process = self._random_bytes(self.PIECE), os.getpid()
+            given, self._left = self._left[:count], self._left[count:]
+        return given
 
 
 class CannotOpen(Exception):

@@ -83,7 +83,7 @@ def finish(event: str, route: str, answer: Answer, *, began: float) -> float:
     requests, duration = _metrics(route, answer.outcome)
     requests.inc()
     duration.observe(seconds)
-    told = {"outcome": answer.outcome, "status": answer.status, "ms": round(seconds * 1000, 2)}
+    told: dict[str, Any] = {"outcome": answer.outcome, "status": answer.status, "ms": round(seconds * 1000, 2)}
     if "operation_id" in answer.body:
         told["operation_id"] = answer.body["operation_id"]
     # One key too often is counted, and has no line of its own: a flood must not fill the log.

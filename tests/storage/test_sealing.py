@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from storage.sealing import (
     Hasher,
     RandomBytes,
     Sealer,
+    Stock,
     load_hasher,
     reseal_everything,
 )
@@ -34,6 +36,37 @@ database = Database(sys.argv[1])
 print(load_hasher(database, sealer=Sealer((sys.argv[2],)), random_bytes=os.urandom).email("ana@example.com"))
 database.close()
 """
+
+
+def test_random_bytes_in_stock_are_the_system_s_and_each_is_given_once() -> None:
+    drawn: list[bytes] = []
+
+    def random_bytes(count: int) -> bytes:
+        drawn.append(os.urandom(count))
+        return drawn[-1]
+
+    stock = Stock(random_bytes)
+    given = [stock(12) for _ in range(1_000)]
+    assert {len(one) for one in given} == {12}
+    assert len(set(given)) == 1_000
+    pieces = [piece[at : at + 12] for piece in drawn for at in range(0, Stock.PIECE - 11, 12)]
+    assert given == pieces[:1_000]
+    assert len(drawn) == 3
+
+
+def test_two_processes_are_not_given_the_same_random_bytes_though_one_was_forked_from_the_other() -> None:
+    script = (
+        "import os\n"
+        "from storage.sealing import Stock\n"
+        "stock = Stock(os.urandom)\n"
+        "stock(12)\n"
+        "child = os.fork()\n"
+        "if child:\n"
+        "    os.waitpid(child, 0)\n"
+        "print(stock(12).hex(), flush=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert len(set(done.stdout.split())) == 2
 
 
 def test_what_was_sealed_opens_again_and_shows_nothing() -> None:
