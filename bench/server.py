@@ -6,6 +6,7 @@ Each table ends in what to keep, in the words of what was measured; nothing here
 from __future__ import annotations
 
 import itertools
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -38,14 +39,14 @@ class Shared:
 
 
 def run(pace: Pace) -> Section:
-    """Sockets, threads, recycling, and another server."""
+    """Sockets, cores, threads, recycling, and another server."""
     with tempfile.TemporaryDirectory(prefix="tallydesk-bench-") as name:
         folder = Path(name)
         filled = store.fill(f"sqlite:///{folder}/server.db", members=pace.members)
         shared_socket = _shipped_but(folder, "shared_socket", "reuse_port = False")
         with servers.tallydesk_gunicorn(filled) as shipped:
             bench = _Bench(pace, filled, folder, shipped=shipped, shared_socket=shared_socket)
-            tables = [bench.sockets(), bench.threads(), bench.recycling(), bench.other_server()]
+            tables = [bench.sockets(), bench.cores(), bench.threads(), bench.recycling(), bench.other_server()]
     return Section(title="The server's settings", tables=tables)
 
 
@@ -98,6 +99,25 @@ class _Bench:
             columns=["", *_LOAD, "share of the idler worker", "runs with one worker idle"],
             rows=rows,
             note=f"A share of 0.5 is fair; below {IDLE:g} one worker had nearly all connections. {_on_sockets(found)}",
+        )
+
+    def cores(self) -> Table:
+        """Whether each worker keeps to a core."""
+        workers, cores = len(self._shipped.workers()), len(os.sched_getaffinity(0))
+        any_core = _shipped_but(self._folder, "any_core", "def post_fork(server, worker): pass")
+        subjects: Subjects = {
+            "as shipped": nullcontext(self._shipped),
+            "the kernel chooses": servers.tallydesk_gunicorn(self._filled, config=any_core),
+        }
+        return Table(
+            title=f"Cores: {MANY} connections, nothing slow",
+            columns=["", *_LOAD],
+            rows=_rows(self._loads(subjects, connections=MANY)),
+            note=(
+                "With as many workers as cores, the shipped settings give each worker a core of its own; here "
+                f"{workers} workers have {cores} cores. What it is worth while a program is slow, where threads "
+                "wait most often, is told in decision 18."
+            ),
         )
 
     def threads(self) -> Table:

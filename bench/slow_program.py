@@ -45,9 +45,10 @@ GUNICORN, GRANIAN, POSTGRES = "gunicorn", "granian", "gunicorn, PostgreSQL"
 PASSTHROUGH = "(d) pass-through, gunicorn"
 
 _BOUND = (
-    "The processor: the same connections reach not much more without a single miss, see the rows with nobody unknown, "
-    "and a miss costs as much as ten known members: an exchange over HTTP, and three transactions (its claim, its turn "
-    "at the gate, what came), so that all processes together ask once and keep to what the program allows."
+    "The processor: see the rows with nobody unknown for what the same connections reach without a single miss. One "
+    "costs as much as twenty known members: a third of it is the exchange over HTTP, and another the three "
+    "transactions (its claim, its turn at the gate, what came) by which all processes together ask once and keep to "
+    "what the program allows."
 )
 
 

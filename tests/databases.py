@@ -10,7 +10,7 @@ import random
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 from alembic import command
+from sqlalchemy import event
 
 from storage.database import Database
 from storage.sealing import RandomBytes
@@ -80,6 +81,18 @@ class Postgres:
         """Run one statement as the server's owner."""
         with psycopg.connect(self._url.replace("postgresql+psycopg:", "postgresql:"), autocommit=True) as connection:
             connection.execute(sql.encode())
+
+
+def at_every_checkout(database: Database, listen: Callable[..., None]) -> None:
+    """Have `listen` shown each connection that is taken out of the pool from now on, the writer's as well."""
+    event.listen(database.engine, "checkout", listen)
+    let_writer_go(database)
+
+
+def let_writer_go(database: Database) -> None:
+    """Who writes next takes a connection out of the pool, instead of the one that was kept."""
+    if database._writer is not None:
+        database._writer.close()
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, event
 from loyalty.ledger import Ledger
 from loyalty.program import Member, NewPointsEvent, PointsEvent, ProgramKind, Store, UnknownMember
 from tests.awards.desk import JANE, Desk
+from tests.databases import at_every_checkout, let_writer_go
 
 SORRY = (
     "Tallydesk cannot save anything right now. Try again in a moment; if it goes on, tell an admin. Nothing was added."
@@ -130,10 +131,7 @@ def test_a_full_disk_adds_nothing_and_the_card_still_answers(desk: Desk, capfd: 
     database = desk.house.services.database
     limit = ["PRAGMA max_page_count=1"]  # never below what is there already: SQLite raises it to that
 
-    @event.listens_for(database.engine, "checkout")
-    def fill(connection: Any, *_: Any) -> None:
-        connection.execute(limit[0]).close()
-
+    at_every_checkout(database, lambda connection, *_: connection.execute(limit[0]).close())
     balance = 100
     for ticket in range(500):
         answer = desk.press(1, ticket_id=ticket)
@@ -146,6 +144,7 @@ def test_a_full_disk_adds_nothing_and_the_card_still_answers(desk: Desk, capfd: 
     assert desk.balance() == balance
     assert desk.made()[:2] == (balance - 100, balance - 99)
     limit[0] = "PRAGMA max_page_count=1000000"
+    let_writer_go(database)
     assert desk.told(1, ticket_id=9_999)["points_balance"] == balance + 1
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
 
 import pytest
-from sqlalchemy import event, select, update
+from sqlalchemy import select, update
 
 from loyalty.attempts import ATTEMPTS_KEPT, Attempt, AttemptKind, attempts_of, write_attempt
 from loyalty.awards import Awards
@@ -15,6 +14,7 @@ from storage.tables import award_attempts, awards
 from tests.awards_elsewhere.door import Door
 from tests.awards_elsewhere.shop import ANA, Shop, ledger_connection
 from tests.awards_elsewhere.test_outcomes import in_review
+from tests.databases import at_every_checkout
 
 
 def course(shop: Shop, operation_id: str) -> list[tuple[str, str, int]]:
@@ -149,12 +149,7 @@ def test_an_attempt_is_written_in_the_transaction_of_the_state_that_it_explains(
             transactions.append([])
         transactions[-1].append(sql)
 
-    engine = shop.house.services.database.engine
-
-    @event.listens_for(engine, "checkout")
-    def listen(connection: Any, *_: Any) -> None:
-        connection.set_trace_callback(note)
-
+    at_every_checkout(shop.house.services.database, lambda connection, *_: connection.set_trace_callback(note))
     shop.applied(50)
     (written,) = [told for told in transactions if any("INTO award_attempts" in sql for sql in told)]
     assert any(sql.startswith("UPDATE awards") for sql in written)
