@@ -6,13 +6,14 @@ import sqlite3
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from threading import Event, Lock, Thread
+from threading import Event, Lock
 from time import monotonic
 from typing import Any
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 
+from storage.checkpoints import Checkpoints
 from storage.connecting import WRITES
 from storage.statements import refused
 from storage.turns import Turns, busy
@@ -22,9 +23,6 @@ from threads import aside
 TURN_S = 4
 # Other processes wait for as many, and whoever wrote first waits for the last.
 MOST_TOGETHER = 16
-# After so many of them pages are brought from the log into the database: before SQLite does it within a commit that
-# somebody waits for (storage/connecting.py), since an award writes about twenty.
-WRITES_TO_BRING_OVER = 128
 
 
 class SqliteWriter:
@@ -41,8 +39,7 @@ class SqliteWriter:
         self._line = _Line()
         # The one on which all of this process are written: taking one out of the pool took as long as writing to it.
         self._connection: Connection | None = None
-        self._in_log = 0
-        self._bringing_over = Lock()
+        self._checkpoints = Checkpoints(engine)
 
     @contextmanager
     def transaction(self, *, may_be_lost: bool) -> Iterator[Connection]:
@@ -112,39 +109,13 @@ class SqliteWriter:
                 try:
                     if shared.end():
                         self._connection = shared.connection
+                    self._checkpoints.count(shared.kept)
                 finally:
                     self._turns.give_back(shared.turn)
-                self._in_log += shared.kept
         finally:
             if shared is not None:
                 shared.done.set()
-            full = self._in_log >= WRITES_TO_BRING_OVER
-            if full:
-                self._in_log = 0
             self._line.let_begin()
-        if full and self._bringing_over.acquire(blocking=False):
-            self._start_bringing_over()
-
-    def _start_bringing_over(self) -> None:
-        """Have a thread bring pages over; nobody waits for it, and others write meanwhile."""
-
-        def bring_over() -> None:
-            try:
-                with suppress(SQLAlchemyError):
-                    raw = self._engine.raw_connection()
-                    try:
-                        with suppress(sqlite3.Error):
-                            raw.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)").close()
-                    finally:
-                        raw.close()
-            finally:
-                self._bringing_over.release()
-
-        try:
-            Thread(target=bring_over, name="checkpoint", daemon=True).start()
-        except RuntimeError:
-            # The machine gives no more threads: SQLite will do it by itself.
-            self._bringing_over.release()
 
 
 class _Shared:

@@ -13,10 +13,12 @@ import pytest
 from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
+import threads
 from storage.database import Database, DatabaseUnavailable, unavailable_sentence
 from storage.queue import defer
 from storage.tables import app_keys, jobs
 from tests.databases import Clock, migrate
+from threads import Threads
 
 
 def _pragma(database: Database, name: str) -> object:
@@ -75,6 +77,25 @@ def test_writers_that_read_first_wait_for_each_other(database: Database) -> None
         thread.join()
     with database.read() as tx:
         assert tx.scalar(select(app_keys.c.sealed)) == "40"
+
+
+def test_whoever_waits_to_write_lets_another_thread_run(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a web server's few: at once, and not only when it has taken long."""
+    monkeypatch.setattr(threads, "PATIENCE_S", 60)
+    one = Threads(running=1, most=2, name="test")
+    held = threading.Event()
+
+    def write() -> None:
+        held.set()
+        with database.write("name"):
+            pass
+
+    with database.write("name"):
+        waiting = one.submit(write)
+        assert held.wait(30)
+        assert one.submit(lambda: "ran").result(30) == "ran"
+        assert not waiting.done()
+    waiting.result(30)
 
 
 def test_a_database_of_this_version_is_accepted(database: Database) -> None:

@@ -19,8 +19,8 @@ import pytest
 from sqlalchemy import Connection, event, insert, select
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
+from storage import checkpoints
 from storage.database import Database, unavailable_sentence
-from storage.sqlite_writer import WRITES_TO_BRING_OVER
 from storage.tables import app_keys
 from tests.awards_elsewhere.shop import wait_until
 from tests.storage.together import at_once
@@ -126,7 +126,7 @@ def test_all_that_a_process_writes_goes_over_one_connection(sqlite_database: Dat
 def test_what_is_written_comes_out_of_the_log_into_the_database_behind_whoever_writes(
     sqlite_database: Database, tmp_path: Path
 ) -> None:
-    for number in range(WRITES_TO_BRING_OVER):
+    for number in range(checkpoints.EVERY):
         _write(sqlite_database, _add(f"written {number}"), may_be_lost=True)
 
     def brought_over() -> bool:
@@ -139,7 +139,7 @@ def test_what_is_written_comes_out_of_the_log_into_the_database_behind_whoever_w
             except sqlite3.DatabaseError:
                 # Copied while pages were brought over.
                 return False
-        return bool(count == WRITES_TO_BRING_OVER)
+        return bool(count == checkpoints.EVERY)
 
     wait_until(brought_over)
 
