@@ -14,6 +14,7 @@ import shutil
 import socket
 import sys
 import tempfile
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -127,19 +128,19 @@ _cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") els
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    """Choose a core that no other worker has."""
-    taken = {other.core for other in server.WORKERS.values()}
-    worker.core = next((core for core in _cores if core not in taken), None)
+    """Choose a core that the fewest other workers have."""
+    taken = Counter(getattr(other, "core", None) for other in server.WORKERS.values())
+    worker.core = min(_cores, key=lambda core: taken[core], default=None)
 
 
-def post_fork(_server: Any, worker: Any) -> None:
+def post_fork(server: Any, worker: Any) -> None:
     """Where there are as many workers as cores, each keeps to its own.
 
     Python runs one thread of a process at a time. On several cores a thread that lets go of the interpreter for a
     moment, as each does several times in a card, often finds that another one has been woken elsewhere and has taken
-    it: a fifth more cards come from one core each, and half as many again while a program is slow.
+    it: a sixth more cards come from one core each, and half as many again while a program is slow.
     """
-    if worker.core is not None and len(_cores) == workers:
+    if worker.core is not None and len(_cores) == server.cfg.workers:
         # Where it may not choose, nothing is lost but that.
         with suppress(OSError):
             os.sched_setaffinity(0, {worker.core})

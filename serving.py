@@ -6,7 +6,8 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from threads import Threads
 
-# While nothing is slow, none answer more, and fewer leave cards late that come together (docs/benchmarks.md).
+# While nothing is slow no other number answers more, and with eight cards that come together are later
+# (docs/benchmarks.md).
 RUNNING = 4
 
 

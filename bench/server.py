@@ -18,7 +18,7 @@ import psutil
 
 from bench import servers, store
 from bench.cards import CONNECTIONS, card_of
-from bench.load import ROOT, Load, send
+from bench.load import Load, send
 from bench.measure import alternated, spread_of
 from bench.pace import Pace
 from bench.report import Section, Table, told
@@ -43,18 +43,11 @@ def run(pace: Pace) -> Section:
     with tempfile.TemporaryDirectory(prefix="tallydesk-bench-") as name:
         folder = Path(name)
         filled = store.fill(f"sqlite:///{folder}/server.db", members=pace.members)
-        shared_socket = _shipped_but(folder, "shared_socket", "reuse_port = False")
+        shared_socket = servers.shipped_but(folder, "shared_socket", "reuse_port = False")
         with servers.tallydesk_gunicorn(filled) as shipped:
             bench = _Bench(pace, filled, folder, shipped=shipped, shared_socket=shared_socket)
             tables = [bench.sockets(), bench.cores(), bench.threads(), bench.recycling(), bench.other_server()]
     return Section(title="The server's settings", tables=tables)
-
-
-def _shipped_but(folder: Path, name: str, line: str) -> Path:
-    """The shipped settings with one more line of Python."""
-    config = folder / f"{name}.conf.py"
-    config.write_text(f"{(ROOT / 'gunicorn.conf.py').read_text()}\n{line}\n")
-    return config
 
 
 Subjects = Mapping[str, AbstractContextManager[servers.Server]]
@@ -104,7 +97,7 @@ class _Bench:
     def cores(self) -> Table:
         """Whether each worker keeps to a core."""
         workers, cores = len(self._shipped.workers()), len(os.sched_getaffinity(0))
-        any_core = _shipped_but(self._folder, "any_core", "def post_fork(server, worker): pass")
+        any_core = servers.shipped_but(self._folder, "any_core", servers.ANY_CORE)
         subjects: Subjects = {
             "as shipped": nullcontext(self._shipped),
             "the kernel chooses": servers.tallydesk_gunicorn(self._filled, config=any_core),
@@ -115,8 +108,7 @@ class _Bench:
             rows=_rows(self._loads(subjects, connections=MANY)),
             note=(
                 "With as many workers as cores, the shipped settings give each worker a core of its own; here "
-                f"{workers} workers have {cores} cores. What it is worth while a program is slow, where threads "
-                "wait most often, is told in decision 18."
+                f"{workers} workers have {cores} cores. What it is worth while a program is slow stands there."
             ),
         )
 
@@ -128,7 +120,9 @@ class _Bench:
             **{
                 f"{count} run": servers.tallydesk_gunicorn(
                     self._filled,
-                    config=_shipped_but(self._folder, f"running-{count}", f"import serving; serving.RUNNING = {count}"),
+                    config=servers.shipped_but(
+                        self._folder, f"running-{count}", f"import serving; serving.RUNNING = {count}"
+                    ),
                 )
                 for count in running
             },

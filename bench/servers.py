@@ -28,6 +28,8 @@ from tests.processes.serving import answers, environment, free_port, wait_for
 TALLYDESK = "app:create_app()"
 # gunicorn's own threads, all of which run: for what knows nothing of stepping aside (threads.py).
 PLAIN_THREADS = ("--worker-class", "gthread", "--threads", "64")
+# For `shipped_but`: workers that do not keep to a core.
+ANY_CORE = "def post_fork(server, worker): pass"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,13 @@ def gunicorn(
         wait_for(lambda: len(server.workers()) == workers, "not all workers of gunicorn came up")
         wait_for(lambda: all(_listens(worker, port) for worker in server.workers()), "a worker never listened")
         yield server
+
+
+def shipped_but(folder: Path, name: str, line: str) -> Path:
+    """The shipped settings with one more line of Python."""
+    config = folder / f"{name}.conf.py"
+    config.write_text(f"{(ROOT / 'gunicorn.conf.py').read_text()}\n{line}\n")
+    return config
 
 
 @contextmanager

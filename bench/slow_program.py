@@ -42,13 +42,13 @@ UNAVAILABLE = "Temporarily unavailable"
 STALE_SINCE = timedelta(days=2)
 
 GUNICORN, GRANIAN, POSTGRES = "gunicorn", "granian", "gunicorn, PostgreSQL"
+ANY_CORE = "gunicorn, whose workers keep to no core"
 PASSTHROUGH = "(d) pass-through, gunicorn"
 
 _BOUND = (
     "The processor: see the rows with nobody unknown for what the same connections reach without a single miss. One "
-    "costs as much as twenty known members: a third of it is the exchange over HTTP, and another the three "
-    "transactions (its claim, its turn at the gate, what came) by which all processes together ask once and keep to "
-    "what the program allows."
+    "costs as much as some twenty known members: an exchange over HTTP, and three transactions (its claim, its turn at "
+    "the gate, what came), by which all processes together ask once and keep to what the program allows."
 )
 
 
@@ -112,9 +112,11 @@ def _slow(pace: Pace) -> tuple[list[Figure], Table]:
         rivo = stack.enter_context(program(folder))
         rivo.answer_after(PROGRAM_S)
         postgres = stack.enter_context(servers.postgres())
+        any_core = servers.shipped_but(folder, "any_core", servers.ANY_CORE)
         ports = {}
         for name, url, server in (
             (GUNICORN, f"sqlite:///{folder}/gunicorn.db", servers.tallydesk_gunicorn),
+            (ANY_CORE, f"sqlite:///{folder}/any_core.db", partial(servers.tallydesk_gunicorn, config=any_core)),
             (GRANIAN, f"sqlite:///{folder}/granian.db", servers.tallydesk_granian),
             (POSTGRES, postgres.url(postgres.create()), servers.tallydesk_gunicorn),
         ):

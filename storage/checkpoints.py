@@ -9,8 +9,8 @@ from threading import Lock, Thread
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-# An award writes about twenty pages: before there are as many in the log as SQLite allows, which would otherwise bring
-# them over within a commit that somebody waits for (storage/connecting.py).
+# An award writes about twenty pages: so that little is left for SQLite to bring over by itself, within a commit that
+# somebody waits for, when there are too many in the log (storage/connecting.py).
 EVERY = 128
 
 
@@ -19,19 +19,32 @@ class Checkpoints:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._written = 0
+        self._since = 0
         self._running = Lock()
 
-    def count(self, writes: int) -> None:
-        """So many more are in the log. For one thread at a time."""
-        self._written += writes
-        if self._written >= EVERY and self._running.acquire(blocking=False):
-            self._written = 0
+    def due(self, writes: int) -> bool:
+        """Whether it is time for one, now that there are so many writes more. For one thread at a time."""
+        self._since += writes
+        if self._since < EVERY:
+            return False
+        self._since = 0
+        return True
+
+    def begin(self) -> None:
+        """Begin one, unless one is under way."""
+        if self._running.acquire(blocking=False):
             try:
                 Thread(target=self._run, name="checkpoint", daemon=True).start()
-            except RuntimeError:
-                # The machine gives no more threads: SQLite does it by itself when there is more in the log.
+            except BaseException as error:
                 self._running.release()
+                # Where the machine gives no more threads, SQLite does it by itself when there is more in the log.
+                if not isinstance(error, RuntimeError):
+                    raise
+
+    def close(self) -> None:
+        """Wait for one that is under way."""
+        with self._running:
+            pass
 
     def _run(self) -> None:
         try:

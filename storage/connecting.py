@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import InvalidRequestError
 
 from storage.statements import refused
 
@@ -19,6 +20,8 @@ from storage.statements import refused
 READ_S = 2
 # Marks the engines and connections whose transactions write.
 WRITES = "tallydesk_write"
+# Marks a connection whose writer is about to begin. Whoever still has it when their own block has ended begins nothing.
+BEGINS = "tallydesk_begins"
 
 
 def sqlite_engine(url: str) -> Engine:
@@ -78,7 +81,10 @@ def _prepare_postgresql(connection: Any, _record: Any) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    sql = "BEGIN IMMEDIATE" if connection.get_execution_options().get(WRITES) else "BEGIN"
+    writes = connection.get_execution_options().get(WRITES)
+    if writes and not connection.info.pop(BEGINS, False):
+        raise InvalidRequestError("What writes begins with Database.write, and ends with its block.")
+    sql = "BEGIN IMMEDIATE" if writes else "BEGIN"
     driver: Any = connection.connection.driver_connection
     try:
         driver.execute(sql).close()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from functools import cache
 from pathlib import Path
+from threading import Event
+from time import monotonic
 from typing import Any, cast
 
 from alembic.config import Config
@@ -120,16 +122,20 @@ class Database:
 
     def leave_no_trace(self) -> bool:
         """Bring what was erased out of every file: SQLite's log still holds pages as they were. False while somebody
-        reads what is in the log; it is repeated then. PostgreSQL cleans up by itself (its autovacuum)."""
+        reads what is in the log, or brings it over; it is repeated then. PostgreSQL cleans up by itself."""
         if not self.sqlite:
             return True
-        raw = self.engine.raw_connection()
-        try:
-            # Not through the engine, which begins a transaction: in one nothing can be brought over.
-            row = raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        finally:
-            raw.close()
-        return bool(row[0] == 0)
+        # Not through the engine, which begins a transaction: in one nothing can be brought over.
+        with closing(self.engine.raw_connection()) as raw:
+            until = monotonic() + 1
+            while True:
+                busy, *_ = raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                if not busy:
+                    return True
+                if monotonic() > until:
+                    return False
+                # SQLite waits for readers by itself, and not for somebody who is just bringing pages over.
+                Event().wait(0.05)
 
     def close(self) -> None:
         """Close every pooled connection."""

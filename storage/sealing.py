@@ -39,10 +39,10 @@ class Stock:
         self._of_process = os.getpid()
 
     def __call__(self, count: int) -> bytes:
-        """So many random bytes, at most PIECE; they are given once."""
+        """So many random bytes; they are given once."""
         with self._lock:
             if len(self._left) < count or self._of_process != os.getpid():
-                self._left, self._of_process = self._random_bytes(self.PIECE), os.getpid()
+                self._left, self._of_process = self._random_bytes(max(count, self.PIECE)), os.getpid()
             given, self._left = self._left[:count], self._left[count:]
         return given
 

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from storage.checkpoints import Checkpoints
-from storage.connecting import WRITES
+from storage.connecting import BEGINS, WRITES
 from storage.statements import refused
 from storage.turns import Turns, busy
 from threads import aside
@@ -61,8 +61,10 @@ class SqliteWriter:
         try:
             yield shared.connection
         except BaseException as error:
-            shared.take_back()
-            self._leave(shared)
+            try:
+                shared.take_back()
+            finally:
+                self._leave(shared)
             if isinstance(error, Exception):
                 try:
                     # What was seen in the transaction, and perhaps led to this, is true only when it is committed.
@@ -72,8 +74,10 @@ class SqliteWriter:
                     if not isinstance(error, DBAPIError):
                         raise
             raise
-        shared.keep()
-        self._leave(shared)
+        try:
+            shared.keep()
+        finally:
+            self._leave(shared)
         shared.wait()
 
     def close(self) -> None:
@@ -82,6 +86,7 @@ class SqliteWriter:
             self._connection.close()
             self._connection = None
         self._turns.close()
+        self._checkpoints.close()
 
     def _begin(self, *, may_be_lost: bool, until: float) -> _Shared:
         turn = self._turns.take(until=until)
@@ -91,6 +96,7 @@ class SqliteWriter:
             self._connection = None
             try:
                 _wait_for_the_disk(connection, not may_be_lost)
+                connection.info[BEGINS] = True
                 connection.begin()
             except BaseException:
                 connection.close()
@@ -109,13 +115,15 @@ class SqliteWriter:
                 try:
                     if shared.end():
                         self._connection = shared.connection
-                    self._checkpoints.count(shared.kept)
                 finally:
                     self._turns.give_back(shared.turn)
         finally:
             if shared is not None:
                 shared.done.set()
+            due = shared is not None and self._checkpoints.due(shared.kept)
             self._line.let_begin()
+        if due:
+            self._checkpoints.begin()
 
 
 class _Shared:
@@ -167,7 +175,8 @@ class _Shared:
                     self.connection.commit()
                 else:
                     self.connection.rollback()
-                serves = True
+                # Not where a block has closed it, or has taken it for itself.
+                serves = not self.connection.closed and not self.connection.connection.is_detached
         except BaseException as error:
             self._error = error
             if not isinstance(error, Exception):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from flask import Flask, Response, g, request
 
+from redaction import cleaned_text
 from telemetry import REQUEST_SECONDS, REQUESTS, tell_with_every_line
 
 HEADER = "X-Request-Id"
@@ -111,7 +112,8 @@ def _given_id(environ: WSGIEnvironment) -> str | None:
     """The id that a proxy of ours gave the request already: one that connects from a private address. Nobody else's is
     taken, so that no stranger writes into the log."""
     given: str | None = environ.get("HTTP_X_REQUEST_ID")
-    if given is None or _ID.fullmatch(given) is None:
+    # It stands in every line as it is: one that the log would hide, such as a key, is none.
+    if given is None or _ID.fullmatch(given) is None or cleaned_text(given) != given:
         return None
     try:
         return None if ip_address(environ.get("REMOTE_ADDR", "")).is_global else given

@@ -3,9 +3,9 @@ who goes on has been committed, and who fails fails alone, unless the commit its
 
 from __future__ import annotations
 
-import shutil
 import signal
 import sqlite3
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection, event, insert, select
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidRequestError, OperationalError
 
 from storage import checkpoints
 from storage.database import Database, unavailable_sentence
@@ -123,6 +123,31 @@ def test_all_that_a_process_writes_goes_over_one_connection(sqlite_database: Dat
     assert _names(sqlite_database) == ["written 0", "written 1", "written 2"]
 
 
+def test_a_transaction_that_has_ended_begins_no_other(sqlite_database: Database) -> None:
+    """It would write among what others write, or shut them out until somebody ends it."""
+    with sqlite_database.write() as ended:
+        _insert(ended, "first")
+    with pytest.raises(InvalidRequestError, match=r"begins with Database\.write"):
+        _insert(ended, "late")
+    _write(sqlite_database, _add("second"))
+    assert _names(sqlite_database) == ["first", "second"]
+
+
+@pytest.mark.parametrize("spoil", [lambda tx: tx.close(), lambda tx: tx.connection.driver_connection.close()])
+def test_a_block_that_closes_what_it_writes_on_shuts_nobody_out(sqlite_database: Database, spoil: Block) -> None:
+    for error in (None, InTheMiddle):
+
+        def block(tx: Connection, error: type[Exception] | None = error) -> None:
+            spoil(tx)
+            if error is not None:
+                raise error
+
+        with pytest.raises(Exception):  # noqa: B017, PT011 (whatever it is: the next one is what matters)
+            _write(sqlite_database, block)
+        _write(sqlite_database, _add(f"after {error}"))
+    assert len(_names(sqlite_database)) == 2
+
+
 def test_what_is_written_comes_out_of_the_log_into_the_database_behind_whoever_writes(
     sqlite_database: Database, tmp_path: Path
 ) -> None:
@@ -132,7 +157,8 @@ def test_what_is_written_comes_out_of_the_log_into_the_database_behind_whoever_w
     def brought_over() -> bool:
         # The file alone, without its log, as it is now.
         copy = tmp_path / "copy.db"
-        shutil.copy(str(sqlite_database.engine.url.database), copy)
+        # By another process: closing the file here would end the locks that this one has on it.
+        subprocess.run(["cp", str(sqlite_database.engine.url.database), copy], check=True)
         with closing(sqlite3.connect(f"file:{copy}?immutable=1", uri=True)) as alone:
             try:
                 [count] = alone.execute("SELECT count(*) FROM app_keys WHERE name LIKE 'written %'").fetchone()

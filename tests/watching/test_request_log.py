@@ -40,6 +40,8 @@ def test_every_answer_has_an_id_of_its_own(house: House) -> None:
         ("ana@example.com", False),
         ("a b c d e f g", False),
         ("<script>alert(1)</script>", False),
+        # What the log would hide: it stands there as it is.
+        ("tdl_0123456789abcdef", False),
     ],
 )
 def test_an_id_that_a_proxy_of_ours_gave_goes_on_when_it_looks_like_one(house: House, given: str, taken: bool) -> None:
