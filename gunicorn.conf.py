@@ -138,7 +138,7 @@ def post_fork(server: Any, worker: Any) -> None:
 
     Python runs one thread of a process at a time. On several cores a thread that lets go of the interpreter for a
     moment, as each does several times in a card, often finds that another one has been woken elsewhere and has taken
-    it: a sixth more cards come from one core each, and half as many again while a program is slow.
+    it. From one core each come a tenth more cards or better, and three quarters more while a program is slow.
     """
     if worker.core is not None and len(_cores) == server.cfg.workers:
         # Where it may not choose, nothing is lost but that.
