@@ -13,7 +13,6 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from storage.checkpoints import Checkpoints
 from storage.connecting import BEGINS, WRITES
 from storage.statements import refused
 from storage.turns import Turns, busy
@@ -39,7 +38,6 @@ class SqliteWriter:
         self._line = _Line()
         # The one on which all of this process are written: taking one out of the pool took as long as writing to it.
         self._connection: Connection | None = None
-        self._checkpoints = Checkpoints(engine)
 
     @contextmanager
     def transaction(self, *, may_be_lost: bool) -> Iterator[Connection]:
@@ -86,7 +84,6 @@ class SqliteWriter:
             self._connection.close()
             self._connection = None
         self._turns.close()
-        self._checkpoints.close()
 
     def _begin(self, *, may_be_lost: bool, until: float) -> _Shared:
         turn = self._turns.take(until=until)
@@ -120,10 +117,7 @@ class SqliteWriter:
         finally:
             if shared is not None:
                 shared.done.set()
-            due = shared is not None and self._checkpoints.due(shared.kept)
             self._line.let_begin()
-        if due:
-            self._checkpoints.begin()
 
 
 class _Shared:

@@ -4,13 +4,10 @@ who goes on has been committed, and who fails fails alone, unless the commit its
 from __future__ import annotations
 
 import signal
-import sqlite3
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import closing, contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager, suppress
 from random import Random
 from threading import Event, Thread
 from typing import Any
@@ -19,7 +16,6 @@ import pytest
 from sqlalchemy import Connection, event, insert, select
 from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidRequestError, OperationalError
 
-from storage import checkpoints
 from storage.database import Database, unavailable_sentence
 from storage.tables import app_keys
 from tests.awards_elsewhere.shop import wait_until
@@ -146,28 +142,6 @@ def test_a_block_that_closes_what_it_writes_on_shuts_nobody_out(sqlite_database:
             _write(sqlite_database, block)
         _write(sqlite_database, _add(f"after {error}"))
     assert len(_names(sqlite_database)) == 2
-
-
-def test_what_is_written_comes_out_of_the_log_into_the_database_behind_whoever_writes(
-    sqlite_database: Database, tmp_path: Path
-) -> None:
-    for number in range(checkpoints.EVERY):
-        _write(sqlite_database, _add(f"written {number}"), may_be_lost=True)
-
-    def brought_over() -> bool:
-        # The file alone, without its log, as it is now.
-        copy = tmp_path / "copy.db"
-        # By another process: closing the file here would end the locks that this one has on it.
-        subprocess.run(["cp", str(sqlite_database.engine.url.database), copy], check=True)
-        with closing(sqlite3.connect(f"file:{copy}?immutable=1", uri=True)) as alone:
-            try:
-                [count] = alone.execute("SELECT count(*) FROM app_keys WHERE name LIKE 'written %'").fetchone()
-            except sqlite3.DatabaseError:
-                # Copied while pages were brought over.
-                return False
-        return bool(count == checkpoints.EVERY)
-
-    wait_until(brought_over)
 
 
 # -- what is shared
