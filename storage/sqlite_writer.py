@@ -128,15 +128,15 @@ class _Shared:
         self.turn = turn
         self.may_be_lost = may_be_lost
         self.done = Event()
-        self.kept = 0
         self._shares = 1
+        self._kept = 0
         self._driver: Any = connection.connection.driver_connection
         self._error: BaseException | None = None
 
     @property
     def open(self) -> bool:
         """Whether another one may join. Where nothing is kept there is nothing to share."""
-        return 0 < self.kept <= self._shares < MOST_TOGETHER and self._error is None
+        return 0 < self._kept <= self._shares < MOST_TOGETHER and self._error is None
 
     def join(self) -> None:
         """What follows can be taken back alone. Raises DBAPIError."""
@@ -147,7 +147,7 @@ class _Shared:
 
     def keep(self) -> None:
         """What was written since the beginning, or the last `join`, is to be committed."""
-        self.kept += 1
+        self._kept += 1
         if self._shares > 1:
             self._execute("RELEASE joined")
         elif not self._driver.in_transaction:
@@ -155,7 +155,7 @@ class _Shared:
 
     def take_back(self) -> None:
         """What was written since the last `join` is not to be."""
-        if self.kept:
+        if self._kept:
             self._execute("ROLLBACK TO joined")
             self._execute("RELEASE joined")
 
@@ -165,7 +165,7 @@ class _Shared:
         serves = False
         try:
             if self._error is None:
-                if self.kept:
+                if self._kept:
                     self.connection.commit()
                 else:
                     self.connection.rollback()
