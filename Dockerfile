@@ -4,7 +4,7 @@ FROM python:3.11-slim-bookworm AS packages
 COPY requirements.txt /tmp/requirements.txt
 # Wheels only: nothing is compiled, so no compiler is needed and nothing runs while it is installed.
 RUN ["python", "-m", "venv", "/opt/venv"]
-RUN ["/opt/venv/bin/pip", "install", "--no-cache-dir", "--disable-pip-version-check", "--only-binary", ":all:", "--require-hashes", "-r", "/tmp/requirements.txt"]
+RUN ["/opt/venv/bin/pip", "install", "--no-cache-dir", "--disable-pip-version-check", "--only-binary", ":all:", "--no-deps", "--require-hashes", "-r", "/tmp/requirements.txt"]
 
 FROM python:3.11-slim-bookworm
 RUN useradd --system --uid 10001 --no-create-home tallydesk \

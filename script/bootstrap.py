@@ -180,6 +180,9 @@ def _make(
         "-m",
         "pip",
         "install",
+        # The files name every package there is. Left to look for itself, pip before 23.3 takes the newest release of
+        # what a package asks for with an extra, and then refuses it for want of a hash.
+        "--no-deps",
         "--require-hashes",
         "--no-input",
         "--disable-pip-version-check",

@@ -49,6 +49,7 @@ def checks(python: Path, *, measured: bool) -> list[tuple[str, list[str]]]:
             [str(python), "-c", "from importlinter.cli import lint_imports_command as run; run()"],
         ),
         ("bandit", [*run, "bandit", "--quiet", "--configfile", "pyproject.toml", "--recursive", "."]),
+        ("pip check", [*run, "pip", "check"]),
         ("pip-audit", [*run, "script.audit"]),
         ("pytest", [*run, "pytest", "-n", "2", *traced]),
     ]

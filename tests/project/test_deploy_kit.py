@@ -183,7 +183,7 @@ def test_the_image_runs_as_nobody_special_and_installs_only_what_is_pinned() -> 
     text = (ROOT / "Dockerfile").read_text()
     assert text.index("\nUSER tallydesk\n") < text.index("\nCMD ")
     assert "\nUSER root" not in text
-    assert '"--require-hashes", "-r", "/tmp/requirements.txt"' in text
+    assert '"--no-deps", "--require-hashes", "-r", "/tmp/requirements.txt"' in text
     for source in re.findall(r"(?m)^COPY (?!--from)(\S+) ", text):
         assert source == "." or (ROOT / source).exists()
 

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import ast
 import errno
+import hashlib
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,6 +68,39 @@ def test_an_environment_in_which_a_set_up_was_killed_is_made_anew(checkout: Path
     assert any("not complete" in line for line in lines)
     assert not (venv / "left behind").exists()
     assert is_set_up(venv, [NAME], checkout)
+
+
+def wheel(folder: Path, name: str, version: str, *, requires: str = "") -> str:
+    """A package with nothing in it, written to `folder`; its line in a requirement file."""
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    info = f"{name}-{version}.dist-info"
+    needs = f"Requires-Dist: {requires}\n" if requires else ""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(
+            f"{info}/METADATA",
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nProvides-Extra: more\n{needs}",
+        )
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{info}/RECORD", "")
+    return f"{name}=={version} --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n"
+
+
+def test_what_is_pinned_is_installed_although_a_newer_release_of_it_has_come_out(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = wheel(tmp_path, "tallydesk_user", "1.0", requires="tallydesk-used[more]>=1.0")
+    used = wheel(tmp_path, "tallydesk_used", "1.0")
+    wheel(tmp_path, "tallydesk_used", "1.1")
+    (checkout / NAME).write_text(user + used)
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+
+    python = set_up([NAME], checkout, quietly)
+
+    shown = subprocess.run([python, "-m", "pip", "show", "tallydesk-used"], check=True, capture_output=True, text=True)
+    assert "Version: 1.0\n" in shown.stdout
 
 
 def made_up_environment(checkout: Path, interpreter: Path) -> Path:
