@@ -15,14 +15,13 @@ from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import requests
 from sqlalchemy import Connection, func, make_url, select, update
 from sqlalchemy.exc import OperationalError
 
 from findings import Finding, Severity
 from loyalty.journal import UNSETTLED, AwardState, NoteState
 from oauth.accounts import Accounts, AccountState
-from outbound import NoAnswer, NotSent, TooLarge, exchange, keep_to_itself, make_exact
+from outbound import Client, NoAnswer, NotSent, TooLarge
 from settings import Settings, SettingsError
 from storage import queue
 from storage.database import Database, DatabaseUnavailable
@@ -132,19 +131,15 @@ class Health:
         register = f"Register it with your app at Gorgias: {uri}"
         if self.settings.development:
             return _ok("redirect_uri", f"{register} (on this machine it is not fetched)")
-        session = keep_to_itself(requests.Session())
         url = f"{self.settings.public_url}/healthz"
-        make_exact(session, url)
         try:
-            answer = exchange(session, "GET", url, headers={"Connection": "close"}, within_s=FETCH_S)
+            answer = Client().exchange("GET", url, headers={"Connection": "close"}, within_s=FETCH_S)
         except (NotSent, NoAnswer, TooLarge) as error:
             return _warning(
                 "redirect_uri",
                 f"{url} could not be fetched from this host: {error}.",
                 f"Some networks do not let a host reach itself: open it elsewhere, it must say “ok”. {register}",
             )
-        finally:
-            session.close()
         if 300 <= answer.status < 400:
             return _error(
                 "redirect_uri",

@@ -15,12 +15,11 @@ from enum import StrEnum
 from urllib.parse import urlsplit
 
 import orjson
-import requests
 import structlog
 from sqlalchemy import select, update
 
 from findings import Severity
-from outbound import NoAnswer, NotSent, TooLarge, exchange, is_public, keep_to_itself, make_exact
+from outbound import Client, NoAnswer, NotSent, TooLarge, is_public
 from settings import is_loopback
 from storage.database import Database
 from storage.sealing import CannotOpen, Sealer
@@ -73,6 +72,7 @@ class Notices:
         troubles: Troubles,
         public_url: str,
         development: bool,
+        client: Client,
         now: Callable[[], datetime],
     ) -> None:
         self._database = database
@@ -81,9 +81,7 @@ class Notices:
         self._public_url = public_url
         self._development = development
         self._now = now
-        self._session = keep_to_itself(requests.Session())
-        for scheme in ("https://", "http://"):
-            make_exact(self._session, scheme)
+        self._client = client
 
     def keep(self, account_id: int, *, account: str, typed: str) -> None:
         """Tell this address from now on, once a first notice has arrived there. Raises BadNoticeUrl."""
@@ -140,8 +138,7 @@ class Notices:
         """Raises NotTold."""
         local = self._development and is_loopback(urlsplit(url).hostname)
         try:
-            answer = exchange(
-                self._session,
+            answer = self._client.exchange(
                 "POST",
                 url,
                 headers={"Content-Type": "application/json", "User-Agent": "Tallydesk", "Connection": "close"},

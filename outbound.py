@@ -1,45 +1,40 @@
-"""What the clients of other people's HTTP APIs share: sessions that keep to themselves, and time that really ends.
+"""Asking other people's HTTP APIs, with time that really ends.
 
-`exchange` is one request and its whole answer within a hard deadline. It tells exactly whether any byte of the request
-was written (NotSent: none; NoAnswer: perhaps all), because a program without idempotency may be asked again only after
-the first. urllib3 cannot say that by its exceptions alone, and its read timeout is for each piece, so that an answer
-which drips would never end; hence connections of our own, at the places urllib3 leaves for them. Nothing here knows
-what is asked, or of whom.
+`Client.exchange` is one request and its whole answer within a hard deadline. It tells exactly whether any byte of the
+request was written (NotSent: none; NoAnswer: perhaps all), because a program without idempotency may be asked again
+only after the first. The usual libraries cannot say that, and their read timeout is for each piece, so that an answer
+which drips would never end; hence Python's own http.client, over connections that look at the clock. There are no
+cookies, proxies or redirects, and nothing comes from the environment. Nothing here knows what is asked, or of whom.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import logging
 import queue
 import socket
+import ssl
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
-from http.client import HTTPException, HTTPResponse, IncompleteRead
-from http.cookiejar import DefaultCookiePolicy
+import zlib
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPResponse, IncompleteRead
 from io import BufferedReader, RawIOBase
-from ssl import SSLError
 from time import monotonic
-from typing import Any, cast
+from typing import Any
+from urllib.parse import urlsplit
 
-import requests
-from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError
+import certifi
 
 from threads import aside
 
-PIECE = 65_536  # bytes
 MAX_BODY = 2 * 1024 * 1024
 CONNECT_S = 5.0  # name, connection and TLS; less when less is left
 # Idle for longer, a connection may have been forgotten on the way without a word; a new one costs less than that.
 MAX_IDLE_S = 15.0
-
-# Its lines quote whole paths, and ours hold e-mail addresses.
-logging.getLogger("urllib3").setLevel(logging.ERROR)
+# Kept for one server; whoever asks beyond them makes one and closes it.
+MOST_IDLE = 64
 
 
 class NotSent(Exception):
@@ -58,143 +53,196 @@ class NotPublic(OSError):
     """The host is to be found at an address that is not on the public internet."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A whole answer. `ended` says that its end was announced: by a length, by chunks, or by a status without body."""
+    """A whole answer; `headers` are found in any spelling. `ended` says that its end was announced: by a length, by
+    chunks, or by a status without body."""
 
-    def __init__(self, response: requests.Response, body: bytes) -> None:
-        headers = response.headers
-        self.status = response.status_code
-        self.reason = response.reason or ""
-        self.headers: Mapping[str, str] = headers
-        self.body = body
-        self.ended = self.status in (204, 304) or "Content-Length" in headers or "Transfer-Encoding" in headers
-
-
-def keep_to_itself(session: requests.Session) -> requests.Session:
-    """`session`, with no proxies or netrc from the environment and no cookies."""
-    session.trust_env = False
-    # One session serves many accounts: a cookie of one must never reach another.
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    return session
+    status: int
+    reason: str
+    headers: HTTPMessage
+    body: bytes
+    ended: bool
 
 
-def make_exact(session: requests.Session, base_url: str) -> None:
-    """Make `session` good for `exchange` with everything under `base_url`, over connections of their own."""
-    if not isinstance(session.get_adapter(base_url), DeadlineAdapter):
-        session.mount(base_url, DeadlineAdapter(max_retries=0, pool_maxsize=64))
+@dataclass(frozen=True, kw_only=True)
+class _Server:
+    """Whom a connection leads to."""
+
+    tls: bool
+    host: str
+    port: int
 
 
-def read_body(response: requests.Response, *, within_s: float) -> bytes:
-    """At most one byte more than MAX_BODY. Raises requests' and urllib3's errors.
+class Client:
+    """Asks servers, and keeps connections to them. Thread-safe.
 
-    The read timeout is for each piece: a body that drips would otherwise hold the caller, and its lease, for ever.
+    Certificates are believed that certifi knows, or else those of the file `trusted` (PEM).
     """
-    give_up_at = monotonic() + within_s
-    content = b""
-    # read1 gives what is there; read and stream would wait for a whole piece.
-    while len(content) <= MAX_BODY and (piece := response.raw.read1(PIECE, decode_content=True)):
-        content += piece
-        if monotonic() > give_up_at:
-            raise requests.ReadTimeout("the body did not come to an end")
-    return content[: MAX_BODY + 1]
 
+    def __init__(self, *, trusted: str | None = None) -> None:
+        self._trusted = trusted
+        self._kept: dict[_Server, deque[_Connection]] = {}
 
-@aside()
-def exchange(
-    session: requests.Session,
-    method: str,
-    url: str,
-    *,
-    headers: Mapping[str, str],
-    body: bytes | None = None,
-    within_s: float,
-    public_only: bool = False,
-) -> Answer:
-    """One request and its whole answer, of any status. Never repeated, never redirected; when this returns or raises,
-    nothing of it goes on. With `public_only` it connects to nothing but addresses on the public internet: what is
-    checked is the very address that is connected to, so that a name cannot come to mean another one in between.
+    @aside()
+    def exchange(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+        within_s: float,
+        public_only: bool = False,
+    ) -> Answer:
+        """One request and its whole answer, of any status. Never repeated, never redirected; when this returns or
+        raises, nothing of it goes on. With `public_only` it connects to nothing but addresses on the public internet:
+        what is checked is the very address that is connected to, so that a name cannot come to mean another in between.
 
-    Only a GET may use a connection that is already open; one that turns out to be closed by then is asked again at
-    once on a new one. Raises NotSent, NoAnswer or TooLarge, none of which knows the headers or the address.
-    """
-    adapter = session.get_adapter(url)
-    if not isinstance(adapter, DeadlineAdapter):
-        raise TypeError("exchange needs a session that make_exact has prepared")
-    attempt = _Attempt(within_s=within_s, fresh=public_only or method != "GET", public_only=public_only)
-    verify = True if session.verify is None else session.verify
-    failure: Exception
-    try:
-        prepared = requests.Request(method, url, headers=dict(headers), data=body).prepare()
+        Only a GET may use a connection that is already open; one that turns out to be closed by then is asked again at
+        once on a new one. Raises NotSent, NoAnswer or TooLarge, none of which knows the headers or the address.
+        """
+        attempt = _Attempt(ends_at=monotonic() + within_s, public_only=public_only)
+        failure: Exception
         try:
-            return _send(adapter, prepared, attempt=attempt, verify=verify)
-        except _FAILURES:
-            if not attempt.found_closed:
-                raise
-        attempt.begin_again()
-        return _send(adapter, prepared, attempt=attempt, verify=verify)
-    except _FAILURES as error:
-        failure = NoAnswer(_why_no_answer(error)) if attempt.sent else NotSent(_why_not_sent(error))
-    # Raised here and not there: requests' own errors hold the request with its headers.
-    raise failure
+            server, target = _read(url)
+            kept = self._take(server) if method == "GET" and not public_only else None
+            if kept is not None:
+                try:
+                    return self._ask(kept, method, target, headers, body, attempt)
+                except _FAILURES:
+                    # Closed by the other side, or without a word, while nobody looked.
+                    if not attempt.sent or attempt.heard or attempt.over:
+                        raise
+                attempt.sent = False
+            tls = self._tls if server.tls else None
+            return self._ask(_Connection(server, tls), method, target, headers, body, attempt)
+        except _FAILURES as error:
+            failure = NoAnswer(_why_no_answer(error)) if attempt.sent else NotSent(_why_not_sent(error))
+        # Raised here and not there, so that nothing of the request hangs on it.
+        raise failure
+
+    def close(self) -> None:
+        """Close what is kept."""
+        while self._kept:
+            for connection in self._kept.popitem()[1]:
+                connection.close()
+
+    def _ask(
+        self,
+        connection: _Connection,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        attempt: _Attempt,
+    ) -> Answer:
+        connection.attempt = attempt
+        keep = False
+        try:
+            connection.request(method, target, body, headers=dict(headers))
+            with connection.getresponse() as response:
+                content = _body_of(response)
+                keep = not response.will_close and not attempt.public_only
+            return Answer(
+                status=response.status,
+                reason=response.reason,
+                headers=response.headers,
+                body=content,
+                ended=response.status in (204, 304)
+                or "Content-Length" in response.headers
+                or "Transfer-Encoding" in response.headers,
+            )
+        finally:
+            if keep:
+                self._keep(connection)
+            else:
+                connection.close()
+
+    def _take(self, server: _Server) -> _Connection | None:
+        """The connection to `server` that was used last, unless that was long ago."""
+        kept = self._kept.get(server, ())
+        while kept:
+            try:
+                connection = kept.pop()
+            except IndexError:
+                break
+            if monotonic() - connection.kept_at <= MAX_IDLE_S:
+                return connection
+            connection.close()
+        return None
+
+    def _keep(self, connection: _Connection) -> None:
+        kept = self._kept.setdefault(connection.server, deque())
+        if len(kept) >= MOST_IDLE:
+            connection.close()
+        else:
+            connection.kept_at = monotonic()
+            kept.append(connection)
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=self._trusted or certifi.where())
 
 
-# All that requests, urllib3, http.client and the socket raise. ValueError: what they think of an odd header or address.
-_FAILURES = (requests.RequestException, HTTPError, HTTPException, OSError, ValueError)
+# All that http.client, zlib and the socket raise. ValueError: what they think of an odd header or address.
+_FAILURES = (HTTPException, OSError, ValueError, zlib.error)
 
 
+@dataclass(kw_only=True)
 class _Attempt:
     """How far one exchange has come."""
 
-    def __init__(self, *, within_s: float, fresh: bool, public_only: bool = False) -> None:
-        self._ends_at = monotonic() + within_s
-        self.fresh = fresh
-        self.public_only = public_only
-        self.reused = False
-        self.sent = False
-        self.heard = False
+    ends_at: float
+    public_only: bool
+    sent: bool = False
+    heard: bool = False
+
+    @property
+    def over(self) -> bool:
+        return monotonic() >= self.ends_at
 
     def left_s(self) -> float:
         """What is left of its time. Raises TimeoutError when nothing is."""
-        left_s = self._ends_at - monotonic()
+        left_s = self.ends_at - monotonic()
         if left_s <= 0:
             raise TimeoutError("the time is up")
         return left_s
 
-    @property
-    def found_closed(self) -> bool:
-        """Whether it was written to a kept connection that the other side had closed, or closed without a word."""
-        return self.reused and self.sent and not self.heard and self._ends_at > monotonic()
 
-    def begin_again(self) -> None:
-        self.fresh = True
-        self.reused = self.sent = False
-
-
-_CURRENT: ContextVar[_Attempt] = ContextVar("attempt")
+def _read(url: str) -> tuple[_Server, str]:
+    """Whom to ask, and for what. Raises ValueError for what is no address of the web."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("not an address of the web")
+    tls = parts.scheme == "https"
+    server = _Server(tls=tls, host=parts.hostname, port=parts.port or (443 if tls else 80))
+    return server, (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
 
-@contextmanager
-def _making(attempt: _Attempt) -> Iterator[None]:
-    token = _CURRENT.set(attempt)
-    try:
-        yield
-    finally:
-        _CURRENT.reset(token)
-
-
-def _send(
-    adapter: DeadlineAdapter, prepared: requests.PreparedRequest, *, attempt: _Attempt, verify: bool | str
-) -> Answer:
-    """Straight to the adapter: a session would look at redirects even where they are not followed, and may fail there
-    after the answer has come."""
-    left_s = attempt.left_s()
-    with _making(attempt):
-        response = adapter.send(prepared, stream=True, timeout=left_s, verify=verify)
-    with response:
-        content = read_body(response, within_s=left_s)
-        if len(content) > MAX_BODY:
-            raise TooLarge("the answer is too large")
-        return Answer(response, content)
+def _body_of(response: HTTPResponse) -> bytes:
+    """The whole body, one byte more than MAX_BODY at most. Raises TooLarge, and _FAILURES where it is not whole."""
+    lengths = {length.strip() for told in response.headers.get_all("Content-Length", []) for length in told.split(",")}
+    if len(lengths) > 1:
+        raise HTTPException("more than one length")
+    if response.length is None:
+        content = response.read(MAX_BODY + 1)
+    elif response.length <= MAX_BODY:
+        content = response.read()
+    else:
+        raise TooLarge("the answer is too large")
+    # Nobody was asked to: what we send says `identity`.
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding in ("gzip", "x-gzip") and len(content) <= MAX_BODY:
+        unpacking = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+        content = unpacking.decompress(content, MAX_BODY + 1)
+        if not unpacking.eof and len(content) <= MAX_BODY:
+            raise IncompleteRead(content)
+    elif encoding != "identity":
+        raise HTTPException("packed in an unknown way")
+    if len(content) > MAX_BODY:
+        raise TooLarge("the answer is too large")
+    return content
 
 
 class _TimedReader(RawIOBase):
@@ -223,12 +271,12 @@ class _TimedReader(RawIOBase):
         super().close()
 
 
-class _TimedResponse(HTTPResponse):
+class _Response(HTTPResponse):
     """http.client's response, head and body read through a _TimedReader."""
 
-    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, sock: socket.socket, *args: Any, attempt: _Attempt, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
-        self._reader = _TimedReader(self.fp.detach(), sock, _CURRENT.get())
+        self._reader = _TimedReader(self.fp.detach(), sock, attempt)
         self.fp = BufferedReader(self._reader)
 
     def begin(self) -> None:
@@ -241,43 +289,44 @@ class _TimedResponse(HTTPResponse):
 class _Connection(HTTPConnection):
     """Connects, writes and reads within the time of the current attempt, and notes in it what was done."""
 
-    response_class = _TimedResponse
+    attempt: _Attempt
     kept_at = 0.0
 
-    def _new_conn(self) -> socket.socket:
-        return _connect(self)
+    def __init__(self, server: _Server, tls: ssl.SSLContext | None) -> None:
+        super().__init__(server.host, server.port)
+        self.server = server
+        # Which it leaves out of the Host header.
+        self.default_port = 443 if server.tls else 80
+        self._tls = tls
 
-    def send(self, data: Any) -> None:
-        attempt = _CURRENT.get()
-        if self.sock is None:
-            self.connect()
-        self.sock.settimeout(attempt.left_s())
-        attempt.sent = True
-        super().send(data)
+    def response_class(self, sock: socket.socket, *args: Any, **kwargs: Any) -> HTTPResponse:  # type: ignore[override]
+        """Called by http.client for each answer."""
+        return _Response(sock, *args, attempt=self.attempt, **kwargs)
 
-
-class _TlsConnection(_Connection, HTTPSConnection):
-    """The same with TLS; its handshake has the timeout that `_connect` leaves on the socket."""
-
-
-def _connect(connection: HTTPConnection) -> socket.socket:
-    """A connected socket, with what is left for TLS as its timeout. Raises urllib3's errors, as its own would."""
-    attempt = _CURRENT.get()
-    try:
-        give_up_at = monotonic() + min(attempt.left_s(), CONNECT_S)
-        addresses = _addresses(connection._dns_host, connection.port, within_s=give_up_at - monotonic())
-        if attempt.public_only and not all(is_public(address[4][0]) for address in addresses):
+    def connect(self) -> None:
+        """Within what is left. Raises OSError: gaierror, TimeoutError, NotPublic, SSLError and whatever else."""
+        give_up_at = monotonic() + min(self.attempt.left_s(), CONNECT_S)
+        addresses = _addresses(self.host, self.server.port, within_s=give_up_at - monotonic())
+        if self.attempt.public_only and not all(is_public(address[4][0]) for address in addresses):
             raise NotPublic("not a public address")
         sock = _connect_one_of(addresses, give_up_at=give_up_at)
-    except socket.gaierror as error:
-        raise NameResolutionError(connection.host, connection, error) from error
-    except TimeoutError as error:
-        raise ConnectTimeoutError(connection, "no connection in time") from error
-    except OSError as error:
-        raise NewConnectionError(connection, f"no connection: {error}") from error
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.settimeout(max(give_up_at - monotonic(), 0.001))
-    return sock
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._tls is not None:
+                sock.settimeout(max(give_up_at - monotonic(), 0.001))
+                sock = self._tls.wrap_socket(sock, server_hostname=self.host)
+        except BaseException:
+            sock.close()
+            raise
+        self.sock = sock
+
+    def send(self, data: Any) -> None:
+        """Called by http.client with each part of the request."""
+        if self.sock is None:
+            self.connect()
+        self.sock.settimeout(self.attempt.left_s())
+        self.attempt.sent = True
+        super().send(data)
 
 
 def is_public(address: str) -> bool:
@@ -357,68 +406,19 @@ def _addresses(host: str, port: int, *, within_s: float) -> list[tuple[Any, ...]
     return told
 
 
-class _Pool(HTTPConnectionPool):
-    """Gives a kept connection to those only who may have one, and none that was idle for long."""
-
-    ConnectionCls = _Connection
-
-    def _get_conn(self, timeout: float | None = None) -> Any:
-        connection = cast(_Connection, super()._get_conn(timeout))
-        attempt = _CURRENT.get()
-        if attempt.fresh or monotonic() - connection.kept_at > MAX_IDLE_S:
-            connection.close()
-        attempt.reused = not connection.is_closed
-        return connection
-
-    def _put_conn(self, conn: Any) -> None:
-        if conn is not None:
-            conn.kept_at = monotonic()
-        super()._put_conn(conn)
-
-
-class _TlsPool(_Pool, HTTPSConnectionPool):
-    """The same with TLS."""
-
-    ConnectionCls = _TlsConnection
-
-
-class DeadlineAdapter(HTTPAdapter):
-    """requests' adapter over connections that keep to the time of the exchange."""
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
-
-
 def _why_not_sent(error: Exception) -> str:
-    causes = list(_causes(error))
     for kind, why in (
-        (NameResolutionError, "its host name is not known"),
+        (socket.gaierror, "its host name is not known"),
         (NotPublic, "its address is not on the public internet"),
-        (SSLError, "its certificate or TLS is not to be trusted"),
+        (ssl.SSLError, "its certificate or TLS is not to be trusted"),
         (ConnectionRefusedError, "the connection was refused"),
-        ((ConnectTimeoutError, TimeoutError), "no connection in time"),
+        (TimeoutError, "no connection in time"),
         (OSError, "no connection"),
     ):
-        if any(isinstance(cause, kind) for cause in causes):
+        if isinstance(error, kind):
             return why
     return "the request cannot be written"
 
 
 def _why_no_answer(error: Exception) -> str:
-    if any(isinstance(cause, TimeoutError | requests.Timeout) for cause in _causes(error)):
-        return "no whole answer in time"
-    return "the connection broke"
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """`error` and what led to it; requests and urllib3 put the latter into arguments and `reason` as well."""
-    for _ in range(10):
-        if error is None:
-            return
-        yield error
-        inner = [part for part in error.args if isinstance(part, BaseException)]
-        reason = getattr(error, "reason", None)
-        if isinstance(reason, BaseException):
-            inner.append(reason)
-        error = inner[0] if inner else error.__cause__ or error.__context__
+    return "no whole answer in time" if isinstance(error, TimeoutError) else "the connection broke"

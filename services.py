@@ -31,6 +31,7 @@ from notices import Notices
 from oauth.accounts import Accounts
 from oauth.gorgias_api import GorgiasApi, TokenEndpoint, TokenSource, new_session
 from oauth.sessions import SessionKeys
+from outbound import Client
 from privacy.retention import Retention
 from privacy.rows import Eraser
 from settings import Settings
@@ -65,6 +66,7 @@ class Services:
     accounts: Accounts
     session_keys: SessionKeys
     http: requests.Session
+    client: Client
     api_for: Callable[[str, TokenSource], GorgiasApi]
     connections: Connections
     inspector: Inspector
@@ -93,11 +95,12 @@ def build_services(
     sealer = Sealer(settings.encryption_keys)
     hasher = load_hasher(database, sealer=sealer, random_bytes=random_bytes)
     http = new_session()
+    client = Client()
     stores = Stores(database, sealer=sealer, hasher=hasher, now=now)
     snapshots = Snapshots(database, sealer=sealer, now=now)
     gate = Gate(database, now=now, sleep=sleep)
     rivo = Rivo(
-        RivoClient(settings.rivo_url, session=http, gate=gate, now=now),
+        RivoClient(settings.rivo_url, client=client, gate=gate, now=now),
         gate=gate,
         stores=stores,
         snapshots=snapshots,
@@ -184,6 +187,7 @@ def build_services(
         troubles=troubles,
         public_url=settings.public_url,
         development=settings.development,
+        client=client,
         now=now,
     )
     notes = Notes(database, connections=connections, accounts=accounts, api_for=api_of, sealer=sealer, now=now)
@@ -240,6 +244,7 @@ def build_services(
             database, sealer=sealer, secret_key=settings.secret_key, now=now, random_bytes=random_bytes
         ),
         http=http,
+        client=client,
         api_for=api_for,
         connections=connections,
         inspector=Inspector(database),

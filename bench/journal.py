@@ -181,7 +181,7 @@ def main() -> None:
     meter.over(Part.GATE, Gate, "check", "enter", "succeeded")
     meter.over(Part.EXCHANGE, Delivery, "send_now")
     meter.over(Part.AFTER, Members, "took")
-    meter.over(Part.CALLS, outbound, "exchange")
+    meter.over(Part.CALLS, outbound.Client, "exchange")
     rules = Rules(
         max_points_per_award=store.UNLIMITED,
         max_points_per_agent_per_day=store.UNLIMITED,

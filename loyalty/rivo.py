@@ -1,4 +1,4 @@
-"""The Rivo client: one call at a time through the store's gate, over `outbound.exchange`.
+"""The Rivo client: one call at a time through the store's gate, over `outbound.Client`.
 
 It sends what `rivo_wire` builds and gives back what `rivo_wire` reads. Each call holds to `call.within_s` from its turn
 at the gate to the last byte of the answer, and is never repeated by itself: whoever calls knows whether it may be.
@@ -15,7 +15,6 @@ from decimal import Decimal
 from time import monotonic
 from typing import Any, TypeVar
 
-import requests
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -78,7 +77,7 @@ class Access:
 
 
 class RivoClient:
-    """Rivo's merchant API, for all stores. `session` may be shared; Rivo gets connections of its own in it.
+    """Rivo's merchant API, for all stores.
 
     https://developer-docs.rivo.io/reference
     """
@@ -87,13 +86,12 @@ class RivoClient:
         self,
         base_url: str,
         *,
-        session: requests.Session,
+        client: outbound.Client,
         gate: Gate,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._base_url = base_url.rstrip("/")
-        self._session = session
-        outbound.make_exact(session, self._base_url)
+        self._client = client
         self._gate = gate
         self._now = now
 
@@ -341,8 +339,7 @@ class RivoClient:
         if body is not None:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
         try:
-            came = outbound.exchange(
-                self._session,
+            came = self._client.exchange(
                 request.method,
                 self._base_url + request.target(),
                 headers=headers,

@@ -10,13 +10,16 @@ https://developers.gorgias.com/changelog/deprecation-offset-based-pagination
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
+from http.cookiejar import DefaultCookiePolicy
 from io import BytesIO
+from time import monotonic
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -27,14 +30,18 @@ from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 from urllib3.exceptions import HTTPError as _PROTOCOL_ERROR
 
-from outbound import MAX_BODY, keep_to_itself, read_body
+from outbound import MAX_BODY
 from storage.sealing import hash_of
 from telemetry import GORGIAS_CALLS
 
 TIMEOUTS_S = (3.05, 10.0)  # connect, read
+PIECE = 65_536  # bytes
 BODY_S = 5.0  # from the head of an answer to the end of its body
 PAGE_SIZE = 100
 MAX_PAGES = 100
+
+# Its lines quote whole paths, and ours hold e-mail addresses.
+logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
 class GorgiasReason(StrEnum):
@@ -105,7 +112,9 @@ def new_session() -> requests.Session:
 
 
 def _hardened(session: requests.Session) -> requests.Session:
-    keep_to_itself(session)
+    session.trust_env = False
+    # One session serves many accounts: a cookie of one must never reach another.
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     retries = Retry(
         total=2,
         connect=1,
@@ -122,6 +131,21 @@ def _hardened(session: requests.Session) -> requests.Session:
     for scheme in ("https://", "http://"):
         session.mount(scheme, HTTPAdapter(max_retries=retries, pool_maxsize=32))
     return session
+
+
+def _read_body(response: requests.Response, *, within_s: float) -> bytes:
+    """At most one byte more than MAX_BODY. Raises requests' and urllib3's errors.
+
+    The read timeout is for each piece: a body that drips would otherwise hold the caller, and its lease, for ever.
+    """
+    give_up_at = monotonic() + within_s
+    content = b""
+    # read1 gives what is there; read and stream would wait for a whole piece.
+    while len(content) <= MAX_BODY and (piece := response.raw.read1(PIECE, decode_content=True)):
+        content += piece
+        if monotonic() > give_up_at:
+            raise requests.ReadTimeout("the body did not come to an end")
+    return content[: MAX_BODY + 1]
 
 
 class TokenEndpoint:
@@ -201,7 +225,7 @@ def _checked(response: requests.Response) -> requests.Response:
     client, not about the account's tokens: to take it for lost access would disconnect every account at once.
     """
     with response:
-        content = read_body(response, within_s=BODY_S)
+        content = _read_body(response, within_s=BODY_S)
     told = _load(response, content)
     error = told.get("error") if isinstance(told, dict) else None
     if error == "invalid_grant":
@@ -334,7 +358,7 @@ class GorgiasApi:
                 allow_redirects=False,
                 stream=True,
             ) as response:
-                content = read_body(response, within_s=BODY_S)
+                content = _read_body(response, within_s=BODY_S)
         except requests.ConnectTimeout as error:
             raise GorgiasError(GorgiasReason.UNREACHABLE, "Gorgias cannot be reached.") from error
         except (requests.RequestException, OSError, _PROTOCOL_ERROR) as error:

@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager
 from datetime import date, timedelta
 
 import pytest
-import requests
 from sqlalchemy import Connection
 
 from loyalty.gate import Gate
@@ -17,7 +16,7 @@ from loyalty.rivo import RivoClient
 from loyalty.rivo_program import Rivo
 from loyalty.snapshots import Snapshots
 from loyalty.stores import Stores
-from outbound import keep_to_itself
+from outbound import Client
 from sandbox import Sandbox
 from storage.database import Database
 from storage.sealing import Hasher, Sealer
@@ -36,7 +35,7 @@ class RivoRoom:
         self._stores = Stores(database, sealer=sealer, hasher=hasher, now=clock)
         self._snapshots = Snapshots(database, sealer=sealer, now=clock)
         gate = Gate(database, now=clock, sleep=self._wait)
-        client = RivoClient(sandbox.rivo_url, session=keep_to_itself(requests.Session()), gate=gate)
+        client = RivoClient(sandbox.rivo_url, client=Client(), gate=gate)
         self.program = Rivo(client, gate=gate, stores=self._stores, snapshots=self._snapshots, now=clock)
         self._names: dict[int, str] = {}
         self.store = self._open("northwind")

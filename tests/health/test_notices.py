@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from findings import Finding, Severity
 from notices import BadNoticeUrl, Notices, read_notice_url
-from outbound import is_public
+from outbound import Client, is_public
 from storage.tables import accounts, changes, jobs, troubles
 from tests.console.steps import session_of, text_of
 from tests.databases import Clock
@@ -226,6 +226,7 @@ def test_what_a_name_stands_for_is_checked_when_it_is_connected_to(
         troubles=services.troubles,
         public_url="https://loyalty.example.com",
         development=False,
+        client=Client(),
         now=services.now,
     )
     port = chat.url.split(":")[2].split("/")[0]

@@ -12,12 +12,10 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-import requests
-
 from loyalty.gate import Call, Gate, Lane
 from loyalty.program import ProgramUnavailable
 from loyalty.rivo import Access, RivoClient
-from outbound import keep_to_itself
+from outbound import Client
 from storage.database import Database
 
 
@@ -25,7 +23,7 @@ def main() -> None:
     task: dict[str, Any] = json.loads(sys.stdin.readline())
     database = Database(task["url"])
     gate = Gate(database, now=lambda: datetime.now(UTC), sleep=time.sleep)
-    client = RivoClient(task["rivo_url"], session=keep_to_itself(requests.Session()), gate=gate)
+    client = RivoClient(task["rivo_url"], client=Client(), gate=gate)
     access = Access(key=task["key"], gate="rivo:shared")
     outcomes: list[str] = []
 

@@ -27,7 +27,6 @@ from loyalty.delivery import GIVE_UP_AFTER, MAX_SENDS
 from loyalty.journal import CONFIRM_AWARD, SETTLED, UNSETTLED, AwardState
 from loyalty.program import ProgramKind, ProgramUnavailable
 from loyalty.stores import KeyState
-from outbound import DeadlineAdapter
 from sandbox import Sandbox
 from sandbox.faults import Fault
 from services import build_services
@@ -86,24 +85,6 @@ class Steps:
                 raise Crash
 
 
-class _Adapter(DeadlineAdapter):
-    """What sends requests of a process that may die before or after each."""
-
-    def __init__(self, steps: Steps) -> None:
-        self._steps = steps
-        super().__init__(max_retries=0, pool_maxsize=32)
-
-    def send(self, *args: Any, **kwargs: Any) -> Any:
-        self._steps.step()
-        response = super().send(*args, **kwargs)
-        try:
-            self._steps.step()
-        except Crash:
-            response.close()
-            raise
-        return response
-
-
 class Process:
     """One process of Tallydesk, reached past HTTP."""
 
@@ -118,8 +99,13 @@ class Process:
     ) -> None:
         self.steps = steps or Steps()
         self.services = build_services(settings, now=now, sleep=sleep, random_bytes=seeded_random_bytes(seed))
-        self.services.http.mount(settings.rivo_url, _Adapter(self.steps))
-        write = self.services.database.write
+        exchange, write = self.services.client.exchange, self.services.database.write
+
+        def exchanged(*args: Any, **how: Any) -> Any:
+            self.steps.step()
+            answer = exchange(*args, **how)
+            self.steps.step()
+            return answer
 
         @contextmanager
         def written(*locks: str, **how: bool) -> Iterator[Any]:
@@ -129,12 +115,14 @@ class Process:
                 self.steps.step()
             self.steps.step()
 
-        # Every part of the process writes through this one method.
+        # Every part of the process writes and sends through these two methods.
         vars(self.services.database)["write"] = written
+        vars(self.services.client)["exchange"] = exchanged
 
     def close(self) -> None:
         """End it, as far as its files and sockets go."""
         self.services.http.close()
+        self.services.client.close()
         self.services.database.close()
 
 

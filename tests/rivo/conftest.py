@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-import requests
 
 from loyalty.gate import Gate
 from loyalty.rivo import Access, RivoClient
+from outbound import Client
 from sandbox import Sandbox
 from storage.database import Database
 from tests.databases import Clock
@@ -25,8 +25,9 @@ def gate(sqlite_database: Database, clock: Clock) -> Gate:
 @pytest.fixture
 def client_of(gate: Gate, clock: Clock) -> Iterator[ClientOf]:
     """Makes a client for a base URL."""
-    with requests.Session() as session:
-        yield lambda base_url: RivoClient(base_url, session=session, gate=gate, now=clock)
+    client = Client()
+    yield lambda base_url: RivoClient(base_url, client=client, gate=gate, now=clock)
+    client.close()
 
 
 @pytest.fixture

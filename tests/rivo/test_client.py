@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 from prometheus_client import REGISTRY
 from sqlalchemy import select
 from structlog.testing import capture_logs
@@ -531,11 +530,3 @@ def test_the_key_is_in_no_error_no_log_line_and_no_metric(scripted: Scripted, od
     everything = f"{told} {logged} {metrics}"
     assert "raw-key" not in everything
     assert "example.com" not in everything
-
-
-def test_a_session_with_other_adapters_is_given_one_of_its_own(gate: Gate, scripted: Scripted) -> None:
-    with requests.Session() as session:
-        before = session.get_adapter("https://elsewhere.example/")
-        RivoClient(scripted.url, session=session, gate=gate)
-        RivoClient(scripted.url, session=session, gate=gate)
-        assert session.get_adapter("https://elsewhere.example/") is before

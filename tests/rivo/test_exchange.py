@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import ipaddress
 import logging
 import re
@@ -15,13 +16,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-import requests
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 import outbound
-from outbound import Answer, NoAnswer, NotSent, TooLarge
+from outbound import Answer, Client, NoAnswer, NotSent, TooLarge
 from tests.rivo.raw import Handler, Peer, Raw, always, answer
 
 WITHIN_S = 0.4
@@ -31,22 +31,21 @@ LONG_S = 20.0
 
 
 @pytest.fixture
-def session() -> Iterator[requests.Session]:
-    with requests.Session() as session:
-        yield session
+def client() -> Iterator[Client]:
+    client = Client()
+    yield client
+    client.close()
 
 
 def ask(
-    session: requests.Session,
+    client: Client,
     url: str,
     *,
     method: str = "GET",
     within_s: float = LONG_S,
     path: str = "/customers/ana%40example.com",
 ) -> Answer:
-    outbound.make_exact(session, url)
-    return outbound.exchange(
-        session,
+    return client.exchange(
         method,
         url + path,
         headers={"Authorization": "s3cret"},
@@ -84,18 +83,16 @@ def say_nothing(peer: Peer) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 @pytest.mark.parametrize("handle", [drip_the_body, drip_the_head, drip_chunks, keep_promising, say_nothing])
-def test_an_exchange_ends_on_time_however_the_answer_comes(
-    session: requests.Session, handle: Handler, method: str
-) -> None:
+def test_an_exchange_ends_on_time_however_the_answer_comes(client: Client, handle: Handler, method: str) -> None:
     with Raw(handle) as server:
         began = time.monotonic()
         with pytest.raises(NoAnswer, match=r"^no whole answer in time$"):
-            ask(session, server.url, method=method, within_s=WITHIN_S)
+            ask(client, server.url, method=method, within_s=WITHIN_S)
         assert WITHIN_S <= time.monotonic() - began < WITHIN_S + LATE_S
         assert len(server.requests) == 1
 
 
-def test_the_connection_is_closed_when_the_time_is_up(session: requests.Session) -> None:
+def test_the_connection_is_closed_when_the_time_is_up(client: Client) -> None:
     """Whoever looks later for what was done relies on it: the attempt has ended."""
     closed = threading.Event()
 
@@ -106,7 +103,7 @@ def test_the_connection_is_closed_when_the_time_is_up(session: requests.Session)
 
     with Raw(handle) as server:
         with pytest.raises(NoAnswer):
-            ask(session, server.url, method="POST", within_s=WITHIN_S)
+            ask(client, server.url, method="POST", within_s=WITHIN_S)
         gave_up_at = time.monotonic()
         assert closed.wait(10)
         assert server.closed_at[0] < gave_up_at + LATE_S
@@ -172,22 +169,22 @@ def say_two_lengths(peer: Peer) -> None:
     ],
 )
 def test_an_answer_that_is_not_whole_is_none_and_nothing_is_sent_again(
-    session: requests.Session, handle: Handler, method: str
+    client: Client, handle: Handler, method: str
 ) -> None:
     with Raw(handle) as server:
         with pytest.raises(NoAnswer, match=r"^the connection broke$"):
-            ask(session, server.url, method=method)
+            ask(client, server.url, method=method)
         assert len(server.requests) == 1
 
 
-def test_a_server_that_hangs_up_before_it_reads_may_have_got_something(session: requests.Session) -> None:
+def test_a_server_that_hangs_up_before_it_reads_may_have_got_something(client: Client) -> None:
     def hang_up(peer: Peer) -> None:
         # Something has arrived; a reset before that may strike while the client still connects, which sends nothing.
         peer.connection.recv(1, socket.MSG_PEEK)
         peer.reset()
 
     with Raw(hang_up) as server, pytest.raises(NoAnswer):
-        ask(session, server.url, method="POST")
+        ask(client, server.url, method="POST")
 
 
 def refused_port() -> int:
@@ -196,34 +193,32 @@ def refused_port() -> int:
         return port
 
 
-def test_a_refused_connection_sent_nothing(session: requests.Session) -> None:
+def test_a_refused_connection_sent_nothing(client: Client) -> None:
     with pytest.raises(NotSent, match=r"^the connection was refused$"):
-        ask(session, f"http://127.0.0.1:{refused_port()}", method="POST")
+        ask(client, f"http://127.0.0.1:{refused_port()}", method="POST")
 
 
-def test_an_unknown_host_sent_nothing(session: requests.Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_host_sent_nothing(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*args: object, **kwargs: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(NotSent, match=r"^its host name is not known$"):
-        ask(session, "http://no-such-host.invalid", method="POST")
+        ask(client, "http://no-such-host.invalid", method="POST")
 
 
-def test_an_impossible_host_sent_nothing(session: requests.Session) -> None:
+def test_an_impossible_host_sent_nothing(client: Client) -> None:
     with pytest.raises(NotSent):
-        ask(session, f"http://{'a' * 70}.example", method="POST")
+        ask(client, f"http://{'a' * 70}.example", method="POST")
 
 
-def test_a_resolver_that_does_not_answer_sent_nothing_in_time(
-    session: requests.Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_resolver_that_does_not_answer_sent_nothing_in_time(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     over = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: over.wait(60) and [])
     began = time.monotonic()
     try:
         with pytest.raises(NotSent, match=r"^no connection in time$"):
-            ask(session, "http://slow-name.invalid", method="POST", within_s=WITHIN_S)
+            ask(client, "http://slow-name.invalid", method="POST", within_s=WITHIN_S)
     finally:
         over.set()
     assert time.monotonic() - began < WITHIN_S + LATE_S
@@ -242,16 +237,16 @@ def silent_port() -> Iterator[int]:
         yield listening.getsockname()[1]
 
 
-def test_a_connection_that_is_not_taken_in_time_sent_nothing(session: requests.Session) -> None:
+def test_a_connection_that_is_not_taken_in_time_sent_nothing(client: Client) -> None:
     with silent_port() as port:
         began = time.monotonic()
         with pytest.raises(NotSent, match=r"^no connection in time$"):
-            ask(session, f"http://127.0.0.1:{port}", method="POST", within_s=WITHIN_S)
+            ask(client, f"http://127.0.0.1:{port}", method="POST", within_s=WITHIN_S)
         assert time.monotonic() - began < WITHIN_S + LATE_S
 
 
 def test_addresses_that_are_silent_or_refuse_leave_time_for_the_next(
-    session: requests.Session, monkeypatch: pytest.MonkeyPatch
+    client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolve = socket.getaddrinfo
     with Raw(always(answer())) as server, silent_port() as silent:
@@ -261,23 +256,23 @@ def test_addresses_that_are_silent_or_refuse_leave_time_for_the_next(
             "getaddrinfo",
             lambda host, port, **kwargs: [found for each in ports for found in resolve("127.0.0.1", each, **kwargs)],
         )
-        assert ask(session, f"http://three-addresses.invalid:{server.port}", within_s=4.0).status == 200
+        assert ask(client, f"http://three-addresses.invalid:{server.port}", within_s=4.0).status == 200
 
 
-def test_tls_that_does_not_come_about_sent_nothing(session: requests.Session) -> None:
+def test_tls_that_does_not_come_about_sent_nothing(client: Client) -> None:
     with Raw(lambda peer: peer.wait_until_gone()) as server:
         url = server.url.replace("http://", "https://")
         began = time.monotonic()
         with pytest.raises(NotSent, match=r"^no connection in time$"):
-            ask(session, url, method="POST", within_s=WITHIN_S)
+            ask(client, url, method="POST", within_s=WITHIN_S)
         assert time.monotonic() - began < WITHIN_S + LATE_S
 
 
-def test_a_server_without_tls_was_sent_nothing(session: requests.Session) -> None:
+def test_a_server_without_tls_was_sent_nothing(client: Client) -> None:
     with Raw(lambda peer: peer.say(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as server:
         url = server.url.replace("http://", "https://")
         with pytest.raises(NotSent):
-            ask(session, url, method="POST")
+            ask(client, url, method="POST")
         assert server.requests == []
 
 
@@ -308,37 +303,41 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def trusting(certificate: Path) -> Iterator[Client]:
+    """A client that believes the certificate."""
+    client = Client(trusted=str(certificate))
+    yield client
+    client.close()
+
+
+@pytest.fixture
 def tls(certificate: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     return context
 
 
-def test_a_certificate_that_nobody_vouches_for_was_sent_nothing(session: requests.Session, tls: ssl.SSLContext) -> None:
+def test_a_certificate_that_nobody_vouches_for_was_sent_nothing(client: Client, tls: ssl.SSLContext) -> None:
     with Raw(always(answer()), tls=tls) as server:
         with pytest.raises(NotSent, match=r"^its certificate or TLS is not to be trusted$"):
-            ask(session, server.url, method="POST")
+            ask(client, server.url, method="POST")
         assert server.requests == []
 
 
-def test_the_same_holds_over_tls(session: requests.Session, tls: ssl.SSLContext, certificate: Path) -> None:
-    session.verify = str(certificate)
+def test_the_same_holds_over_tls(trusting: Client, tls: ssl.SSLContext) -> None:
     with Raw(always(answer()), tls=tls) as server:
         for _ in range(3):
-            assert ask(session, server.url).status == 200
-        assert ask(session, server.url, method="POST").status == 200
+            assert ask(trusting, server.url).status == 200
+        assert ask(trusting, server.url, method="POST").status == 200
         assert server.connections == 2, "three reads share one connection, a write has its own"
 
 
 @pytest.mark.parametrize("handle", [drip_the_body, drip_the_head, say_nothing])
-def test_time_ends_over_tls_too(
-    session: requests.Session, tls: ssl.SSLContext, certificate: Path, handle: Handler
-) -> None:
-    session.verify = str(certificate)
+def test_time_ends_over_tls_too(trusting: Client, tls: ssl.SSLContext, handle: Handler) -> None:
     with Raw(handle, tls=tls) as server:
         began = time.monotonic()
         with pytest.raises(NoAnswer, match=r"^no whole answer in time$"):
-            ask(session, server.url, method="POST", within_s=WITHIN_S)
+            ask(trusting, server.url, method="POST", within_s=WITHIN_S)
         assert time.monotonic() - began < WITHIN_S + LATE_S
 
 
@@ -349,15 +348,43 @@ def answer_once_then_break_off(peer: Peer) -> None:
     peer.request()
 
 
-def test_a_read_on_a_kept_connection_that_has_died_is_asked_again_on_a_new_one(session: requests.Session) -> None:
+def test_a_read_on_a_kept_connection_that_has_died_is_asked_again_on_a_new_one(client: Client) -> None:
     with Raw(answer_once_then_break_off) as server:
-        assert ask(session, server.url).status == 200
-        assert ask(session, server.url).status == 200
+        assert ask(client, server.url).status == 200
+        assert ask(client, server.url).status == 200
         assert server.connections == 2
         assert len(server.requests) == 3
 
 
-def test_a_read_on_a_new_connection_is_not_asked_again(session: requests.Session) -> None:
+def test_an_answer_that_was_packed_unasked_is_unpacked_and_no_larger_than_any_other(client: Client) -> None:
+    packed = gzip.compress(b"x" * outbound.MAX_BODY)
+    with Raw(always(answer("200 OK", packed, "Content-Encoding: gzip"))) as server:
+        assert len(ask(client, server.url).body) == outbound.MAX_BODY
+        server.handle = always(
+            answer("200 OK", gzip.compress(b"x" * (outbound.MAX_BODY + 1)), "Content-Encoding: gzip")
+        )
+        with pytest.raises(TooLarge):
+            ask(client, server.url, method="POST")
+        server.handle = always(answer("200 OK", packed[:-20], "Content-Encoding: gzip"))
+        with pytest.raises(NoAnswer):
+            ask(client, server.url, method="POST")
+
+
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1", "http:///customers", "//127.0.0.1", "http://127.0.0.1:port"])
+def test_what_is_no_address_of_the_web_sent_nothing(client: Client, url: str) -> None:
+    with pytest.raises(NotSent, match=r"^the request cannot be written$"):
+        ask(client, url, path="")
+
+
+def test_a_host_is_named_to_its_server_as_it_was_asked_for(client: Client) -> None:
+    with Raw(always(answer())) as server:
+        ask(client, server.url, path="")
+        ask(client, server.url, path="/a%20b?c=d%26e")
+        assert server.requests[0].startswith(b"GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n" % server.port)
+        assert server.requests[1].startswith(b"GET /a%20b?c=d%26e HTTP/1.1\r\n")
+
+
+def test_a_read_on_a_new_connection_is_not_asked_again(client: Client) -> None:
     def handle(peer: Peer) -> None:
         if server.connections == 1:
             answer_once_then_break_off(peer)
@@ -365,41 +392,38 @@ def test_a_read_on_a_new_connection_is_not_asked_again(session: requests.Session
             peer.request()
 
     with Raw(handle) as server:
-        assert ask(session, server.url).status == 200
+        assert ask(client, server.url).status == 200
         with pytest.raises(NoAnswer):
-            ask(session, server.url)
+            ask(client, server.url)
         assert server.connections == 2
         assert len(server.requests) == 3
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
-def test_a_write_never_meets_a_kept_connection(session: requests.Session, method: str) -> None:
+def test_a_write_never_meets_a_kept_connection(client: Client, method: str) -> None:
     with Raw(answer_once_then_break_off) as server:
-        assert ask(session, server.url).status == 200
-        assert ask(session, server.url, method=method).status == 200
+        assert ask(client, server.url).status == 200
+        assert ask(client, server.url, method=method).status == 200
         assert server.connections == 2
         assert len(server.requests) == 2
 
 
-def test_a_connection_that_was_idle_for_long_is_not_used_again(
-    session: requests.Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_connection_that_was_idle_for_long_is_not_used_again(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     with Raw(always(answer())) as server:
-        ask(session, server.url)
+        ask(client, server.url)
         monkeypatch.setattr(outbound, "MAX_IDLE_S", -1.0)
-        ask(session, server.url)
+        ask(client, server.url)
         assert server.connections == 2
 
 
-def test_many_threads_share_the_connections(session: requests.Session) -> None:
+def test_many_threads_share_the_connections(client: Client) -> None:
     with Raw(always(answer())) as server:
-        outbound.make_exact(session, server.url)
         failed: list[BaseException] = []
 
         def run(method: str) -> None:
             try:
                 for _ in range(20):
-                    assert ask(session, server.url, method=method).status == 200
+                    assert ask(client, server.url, method=method).status == 200
             except BaseException as error:
                 failed.append(error)
 
@@ -413,30 +437,30 @@ def test_many_threads_share_the_connections(session: requests.Session) -> None:
 
 
 @pytest.mark.parametrize("location", ["/elsewhere", "http://", "https://[", "//\x80", "http://127.0.0.1:1/"])
-def test_a_redirect_is_an_answer_and_is_not_followed(session: requests.Session, location: str) -> None:
+def test_a_redirect_is_an_answer_and_is_not_followed(client: Client, location: str) -> None:
     with Raw(always(answer("302 Found", b"", f"Location: {location}", "Set-Cookie: a=b"))) as server:
-        assert ask(session, server.url, method="POST").status == 302
-        assert ask(session, server.url).status == 302
+        assert ask(client, server.url, method="POST").status == 302
+        assert ask(client, server.url).status == 302
         assert len(server.requests) == 2
         assert not any(b"ookie" in request for request in server.requests)
 
 
-def test_the_environment_has_no_say(session: requests.Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_environment_has_no_say(client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login somebody password else")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{refused_port()}")
     with Raw(always(answer())) as server:
-        assert ask(session, server.url).status == 200
+        assert ask(client, server.url).status == 200
         assert re.findall(rb"(?m)^Authorization: (.*)\r$", server.requests[0]) == [b"s3cret"]
 
 
-def test_a_body_may_be_two_mebibytes_and_no_larger(session: requests.Session) -> None:
+def test_a_body_may_be_two_mebibytes_and_no_larger(client: Client) -> None:
     with Raw(always(answer(body=b"x" * outbound.MAX_BODY))) as server:
-        assert len(ask(session, server.url).body) == outbound.MAX_BODY
+        assert len(ask(client, server.url).body) == outbound.MAX_BODY
         server.handle = always(answer(body=b"x" * (outbound.MAX_BODY + 1)))
         with pytest.raises(TooLarge):
-            ask(session, server.url, method="POST")
+            ask(client, server.url, method="POST")
 
 
 @pytest.mark.parametrize(
@@ -450,20 +474,18 @@ def test_a_body_may_be_two_mebibytes_and_no_larger(session: requests.Session) ->
     ],
 )
 def test_an_empty_body_that_was_announced_is_told_from_one_that_may_be_cut(
-    session: requests.Session, said: bytes, ended: bool
+    client: Client, said: bytes, ended: bool
 ) -> None:
     def handle(peer: Peer) -> None:
         peer.request()
         peer.say(said)
 
     with Raw(handle) as server:
-        told = ask(session, server.url, method="POST")
+        told = ask(client, server.url, method="POST")
         assert (told.body, told.ended) == (b"", ended)
 
 
-def test_neither_key_nor_address_is_in_an_error_or_a_log_line(
-    session: requests.Session, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_neither_key_nor_address_is_in_an_error_or_a_log_line(client: Client, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
 
     def odd_header(peer: Peer) -> None:
@@ -471,10 +493,10 @@ def test_neither_key_nor_address_is_in_an_error_or_a_log_line(
         peer.say(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n bad\r\nno colon here\r\n\r\n{}")
 
     with Raw(odd_header) as server:
-        ask(session, server.url)
+        ask(client, server.url)
         server.handle = break_off
         with pytest.raises(NoAnswer) as caught:
-            ask(session, server.url, method="POST")
+            ask(client, server.url, method="POST")
     error = caught.value
     assert error.__cause__ is None
     assert error.__context__ is None
@@ -483,13 +505,8 @@ def test_neither_key_nor_address_is_in_an_error_or_a_log_line(
     assert "ana" not in told
 
 
-def test_a_session_that_was_not_prepared_is_refused(session: requests.Session) -> None:
-    with pytest.raises(TypeError, match="make_exact"):
-        outbound.exchange(session, "GET", "http://127.0.0.1:1/", headers={}, within_s=1)
-
-
-def test_no_time_at_all_sends_nothing(session: requests.Session) -> None:
+def test_no_time_at_all_sends_nothing(client: Client) -> None:
     with Raw(always(answer())) as server:
         with pytest.raises(NotSent, match=r"^no connection in time$"):
-            ask(session, server.url, method="POST", within_s=0)
+            ask(client, server.url, method="POST", within_s=0)
         assert server.requests == []
