@@ -53,6 +53,15 @@ class Call:
 BACKGROUND = Call(lane=Lane.BACKGROUND, within_s=15.0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """The turn of a call has come. `left_s` of its time are left; `after_failures`: the calls before it had failed, so
+    that its success is news."""
+
+    left_s: float
+    after_failures: bool
+
+
 class Gate:
     """One gate for every store of a program elsewhere, by a name that all processes share."""
 
@@ -66,13 +75,9 @@ class Gate:
         for row in self._database.look_up(_STANDING, of=name):
             self._check_breaker(row.open_until, now=self._now())
 
-    def enter(self, name: str, *, call: Call) -> float:
-        """Wait for the turn of a call; returns the seconds that are left of `call.within_s`.
-
-        Raises ProgramUnavailable: BREAKER_OPEN, BUSY or BUDGET_SPENT; nothing was taken from the budget then.
-        """
-        # Most refusals need no lock.
-        self.check(name)
+    def enter(self, name: str, *, call: Call) -> Entry:
+        """Wait for the turn of a call. Raises ProgramUnavailable: BREAKER_OPEN, BUSY or BUDGET_SPENT; nothing was taken
+        from the budget then."""
         with self._database.write(f"gate {name}", may_be_lost=True) as tx:
             row = self._row(tx, name)
             now = self._now()
@@ -100,16 +105,16 @@ class Gate:
         if wait_s > 0:
             with aside():
                 self._sleep(wait_s)
-        return call.within_s - wait_s
+        after_failures = row.failures > 0 or row.open_until is not None
+        return Entry(left_s=call.within_s - wait_s, after_failures=after_failures)
 
     def succeeded(self, name: str) -> None:
-        """The program answered and is well."""
-        row = next(iter(self._database.look_up(_STANDING, of=name)), None)
-        if row is not None and (row.failures or row.open_until is not None):
-            with self._database.write(may_be_lost=True) as tx:
-                tx.execute(update(gates).where(gates.c.name == name).values(failures=0, open_until=None))
-            if row.open_until is not None:
-                log.info("gate", outcome="breaker_closed", gate=name)
+        """The program answered a call whose `Entry` came after failures: it is well again."""
+        with self._database.write(f"gate {name}", may_be_lost=True) as tx:
+            before = self._row(tx, name)
+            tx.execute(update(gates).where(gates.c.name == name).values(failures=0, open_until=None))
+        if before.open_until is not None:
+            log.info("gate", outcome="breaker_closed", gate=name)
 
     def failed(self, name: str) -> None:
         """The program was not reached, did not answer, or answered nonsense."""

@@ -180,7 +180,10 @@ class Members:
         except ProgramUnavailable:
             _count(store, ReadOutcome.REFRESH_FAILED)
             return ReadOutcome.REFRESH_FAILED
-        if not self._snapshots.claim(store, member_hmac=member_hmac, owner=owner, lease=REFRESH_LEASE):
+        claim = self._snapshots.claim(
+            store, email=email, member_hmac=member_hmac, owner=owner, lease=REFRESH_LEASE, look_first=True
+        )
+        if claim is None:
             return None
         try:
             self._read_and_keep(
@@ -195,8 +198,6 @@ class Members:
         except ProgramError as error:
             outcome = ReadOutcome.REFRESH_FAILED
             log.warning("refresh", outcome=outcome, reason=error.reason, program=store.program)
-        finally:
-            self._snapshots.release(store, member_hmac=member_hmac, owner=owner)
         _count(store, outcome)
         return outcome
 
@@ -336,26 +337,37 @@ class Members:
         """Ask as the only one of all processes; when another one is faster, take its answer."""
         owner = self._random_bytes(12).hex()
         ends = monotonic() + ASK_WITHIN_S
+        waited = False
         while (left_s := ends - monotonic()) > 0:
-            claimed = self._snapshots.claim(store, member_hmac=member_hmac, owner=owner, lease=ASK_LEASE)
-            try:
+            claim = self._snapshots.claim(
+                store,
+                email=email,
+                member_hmac=member_hmac,
+                owner=owner,
+                lease=ASK_LEASE,
+                with_date_of_birth=with_date_of_birth,
+                look_first=waited,
+            )
+            if claim is None:
                 snapshot = self._snapshots.find(
                     store, email=email, member_hmac=member_hmac, with_date_of_birth=with_date_of_birth
                 )
-                if snapshot is not None and self._is_fresh(snapshot):
-                    return snapshot.member
-                if claimed:
-                    return self._read_and_keep(
-                        store,
-                        email=email,
-                        member_hmac=member_hmac,
-                        with_date_of_birth=with_date_of_birth,
-                        owner=owner,
-                        within_s=left_s,
-                    )
-            finally:
-                if claimed:
+            else:
+                snapshot = claim.snapshot
+            if snapshot is not None and self._is_fresh(snapshot):
+                if claim is not None:
                     self._snapshots.release(store, member_hmac=member_hmac, owner=owner)
+                return snapshot.member
+            if claim is not None:
+                return self._read_and_keep(
+                    store,
+                    email=email,
+                    member_hmac=member_hmac,
+                    with_date_of_birth=with_date_of_birth,
+                    owner=owner,
+                    within_s=left_s,
+                )
+            waited = True
             self._sleep(POLL_S)
         raise ProgramUnavailable(ProgramReason.NO_ANSWER, "Somebody else asks the program, and has no answer yet.")
 
@@ -369,29 +381,38 @@ class Members:
         owner: str,
         within_s: float | None,
     ) -> Member | None:
+        """Ask the program as holder of the claim, which is given back, and keep what it says."""
         began = self._now()
+        given_back = False
         try:
-            member = self._programs[store.program].member(
-                store, email=email, with_date_of_birth=with_date_of_birth, within_s=within_s
+            try:
+                member = self._programs[store.program].member(
+                    store, email=email, with_date_of_birth=with_date_of_birth, within_s=within_s
+                )
+            except ProgramRefused as error:
+                # It refuses to talk about this one; nobody can be shown.
+                log.warning("read", outcome=error.reason, status=error.status, program=store.program)
+                raise ProgramUnavailable(ProgramReason.REFUSED, str(error)) from error
+            if member is None:
+                given_back = self._snapshots.keep_not_found(store, member_hmac=member_hmac, as_of=began, owner=owner)
+                return None
+            # As kept: with the activity that was known before, and with awards of ours.
+            kept = self._snapshots.keep(
+                store,
+                member_hmac=member_hmac,
+                member=member,
+                with_activity=within_s is None,
+                with_date_of_birth=with_date_of_birth,
+                owner=owner,
             )
-        except ProgramRefused as error:
-            # It refuses to talk about this one; nobody can be shown.
-            log.warning("read", outcome=error.reason, status=error.status, program=store.program)
-            raise ProgramUnavailable(ProgramReason.REFUSED, str(error)) from error
-        if member is None:
-            self._snapshots.keep_not_found(store, member_hmac=member_hmac, as_of=began, owner=owner)
-            return None
-        self._snapshots.keep(
-            store,
-            member_hmac=member_hmac,
-            member=member,
-            with_activity=within_s is None,
-            with_date_of_birth=with_date_of_birth,
-            owner=owner,
-        )
-        # As kept: with the activity that was known before, and with awards of ours.
-        kept = self._snapshots.find(store, email=email, member_hmac=member_hmac, with_date_of_birth=with_date_of_birth)
-        return member if kept is None or kept.member is None else kept.member
+            given_back = kept is not None
+        finally:
+            if not given_back:
+                self._snapshots.release(store, member_hmac=member_hmac, owner=owner)
+        if kept is not None:
+            return kept
+        newer = self._snapshots.find(store, email=email, member_hmac=member_hmac, with_date_of_birth=with_date_of_birth)
+        return member if newer is None or newer.member is None else newer.member
 
 
 def _count(store: Store, outcome: ReadOutcome) -> None:

@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 import outbound
 from loyalty import rivo_wire as wire
-from loyalty.gate import BACKGROUND, Call, Gate, Lane
+from loyalty.gate import BACKGROUND, Call, Entry, Gate, Lane
 from loyalty.program import (
     NotOffered,
     OutcomeUnknown,
@@ -312,7 +312,8 @@ class RivoClient:
 
     def _call(self, access: Access, request: Request, *, read: Callable[[Any], T], call: Call) -> T:
         give_up_at = monotonic() + call.within_s
-        left_s = min(self._gate.enter(access.gate, call=call), give_up_at - monotonic())
+        entry = self._gate.enter(access.gate, call=call)
+        left_s = min(entry.left_s, give_up_at - monotonic())
         if left_s <= 0:
             raise ProgramUnavailable(
                 ProgramReason.BUDGET_SPENT, "The program has been called as often as it allows.", retry_after_s=0.0
@@ -323,13 +324,15 @@ class RivoClient:
         except ProgramUnavailable as error:
             if error.reason is ProgramReason.BUSY:
                 self._tell(self._gate.pause, access.gate, seconds=error.retry_after_s or wire.DEFAULT_PAUSE_S)
+            elif error.reason in _FAILED:
+                self._tell(self._gate.failed, access.gate)
             else:
-                self._tell(self._gate.failed if error.reason in _FAILED else self._gate.succeeded, access.gate)
+                self._tell_well(entry, access.gate)
             raise
         except (ProgramRefused, UnknownMember):
-            self._tell(self._gate.succeeded, access.gate)
+            self._tell_well(entry, access.gate)
             raise
-        self._tell(self._gate.succeeded, access.gate)
+        self._tell_well(entry, access.gate)
         return found
 
     def _exchange(self, access: Access, request: Request, *, within_s: float) -> tuple[wire.Answer | NothingCame, str]:
@@ -362,6 +365,11 @@ class RivoClient:
             ),
             "",
         )
+
+    def _tell_well(self, entry: Entry, gate: str) -> None:
+        """The program answered, which the gate wants to hear only after failures."""
+        if entry.after_failures:
+            self._tell(self._gate.succeeded, gate)
 
     @staticmethod
     def _tell(report: Callable[..., None], gate: str, **more: Any) -> None:

@@ -141,7 +141,7 @@ class Rivo:
 
     def check_ready(self, store: Store) -> None:
         """Raises ProgramUnavailable while the key is refused or the breaker is open."""
-        self._gate.check(self._stores.key_of(store).gate)
+        self._gate.check(self._stores.gate_through(store))
 
     def _after(self, store: Store, event: NewPointsEvent, *, within_s: float | None) -> PointsEvent:
         """What Rivo says of the member now. The award is there already: trouble here must not deny it.

@@ -46,6 +46,13 @@ class Snapshot:
     member: Member | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """The right to ask the program about an e-mail, and what was known of it when it was taken."""
+
+    snapshot: Snapshot | None
+
+
 class Snapshots:
     """The snapshots of every store."""
 
@@ -57,14 +64,17 @@ class Snapshots:
     def find(self, store: Store, *, email: str, member_hmac: str, with_date_of_birth: bool = False) -> Snapshot | None:
         """The snapshot of this e-mail, or None."""
         row = next(iter(self._database.look_up(_SHOWN, store_id=store.id, email_hmac=member_hmac)), None)
-        if row is None or row.state is None:
+        return None if row is None else self._read(row, email=email, with_date_of_birth=with_date_of_birth)
+
+    def _read(self, row: Any, *, email: str, with_date_of_birth: bool) -> Snapshot | None:
+        if row.state is None:
             return None
         member, known = None, Known(row.state)
         if known is Known.FOUND:
-            member = _member(row.shown, email=email, as_of=row.as_of)
+            born = None
             if with_date_of_birth and row.date_of_birth_sealed is not None:
                 born = self._sealer.open(row.date_of_birth_sealed)
-                member = member._replace(date_of_birth=_date_or_text(born))
+            member = _member(row.shown, email=email, as_of=row.as_of, born=born)
         return Snapshot(
             known=known,
             as_of=row.as_of,
@@ -86,8 +96,8 @@ class Snapshots:
         with_activity: bool,
         with_date_of_birth: bool = False,
         owner: str | None = None,
-    ) -> None:
-        """Keep what was read, unless something newer is kept already.
+    ) -> Member | None:
+        """Keep what was read, unless something newer is kept already: the member as kept, or None when nothing was.
 
         What was not read, activity or date of birth, stays as it was known before. Our own awards are in the activity
         as soon as they are applied. Nothing is kept where `forget` has been since: an `owner` must still hold its
@@ -101,26 +111,29 @@ class Snapshots:
                 activity = _activity(row.shown["activity"])
             activity = _merged(activity, _own_awards(tx, store, member_hmac))
             born: dict[str, str | None] = {}
+            # What no card shows is not kept: whoever asks for a card says whether it does.
+            told = None if member.date_of_birth is None or not with_date_of_birth else str(member.date_of_birth)
             if with_date_of_birth or owner is not None:
-                # What no card shows is not kept: whoever asks for a card says whether it does.
-                told = member.date_of_birth if with_date_of_birth else None
-                born["date_of_birth_sealed"] = None if told is None else self._sealer.seal(str(told))
-            self._put(
+                born["date_of_birth_sealed"] = None if told is None else self._sealer.seal(told)
+            shown = _shown(member, activity)
+            kept = self._put(
                 tx,
                 store,
                 member_hmac,
                 state=Known.FOUND.value,
                 email_sealed=sealed,
-                shown=_shown(member, activity),
+                shown=shown,
                 as_of=member.as_of,
                 owner=owner,
                 **born,
             )
+        return _member(shown, email=member.email, as_of=member.as_of, born=told) if kept else None
 
-    def keep_not_found(self, store: Store, *, member_hmac: str, as_of: datetime, owner: str) -> None:
-        """The program does not know this e-mail; whatever was kept of it is erased. `owner` as for `keep`."""
+    def keep_not_found(self, store: Store, *, member_hmac: str, as_of: datetime, owner: str) -> bool:
+        """The program does not know this e-mail; whatever was kept of it is erased. `owner` as for `keep`; whether it
+        was."""
         with self._database.write(may_be_lost=True) as tx:
-            self._put(
+            return self._put(
                 tx,
                 store,
                 member_hmac,
@@ -141,15 +154,28 @@ class Snapshots:
                 .values(outdated_at=self._now())
             )
 
-    def claim(self, store: Store, *, member_hmac: str, owner: str, lease: timedelta) -> bool:
-        """Become the one who asks the program about this e-mail; False when somebody is asking."""
+    def claim(
+        self,
+        store: Store,
+        *,
+        email: str,
+        member_hmac: str,
+        owner: str,
+        lease: timedelta,
+        with_date_of_birth: bool = False,
+        look_first: bool = False,
+    ) -> Claim | None:
+        """Become the one who asks the program about this e-mail; None when somebody is asking.
+
+        Whoever comes again looks first, and takes no lock while the claim of another holds.
+        """
         now = self._now()
         # A lease far ahead was taken before the clock was set back.
         far = now + 2 * lease
-        # Whoever waits looks often: without taking the write lock each time.
-        held = self._lease(store, member_hmac)
-        if held is not None and held.lease_until is not None and now < held.lease_until <= far:
-            return False
+        if look_first:
+            held = self._lease(store, member_hmac)
+            if held is not None and held.lease_until is not None and now < held.lease_until <= far:
+                return None
         with self._database.write(may_be_lost=True) as tx:
             claimed = run(
                 tx,
@@ -161,7 +187,10 @@ class Snapshots:
                 now=now,
                 far=far,
             )
-        return bool(claimed)
+            if not claimed:
+                return None
+            # Within: a claim whose holder cannot read what is known must not hold.
+            return Claim(snapshot=self._read(claimed[0], email=email, with_date_of_birth=with_date_of_birth))
 
     def release(self, store: Store, *, member_hmac: str, owner: str) -> None:
         """Let others ask. Whose answer was kept has done so with it."""
@@ -196,14 +225,15 @@ class Snapshots:
         with self._database.write() as tx:
             return tx.execute(delete(snapshots).where(snapshots.c.id.in_(old))).rowcount
 
-    def _put(self, tx: Connection, store: Store, member_hmac: str, *, owner: str | None, **values: Any) -> None:
+    def _put(self, tx: Connection, store: Store, member_hmac: str, *, owner: str | None, **values: Any) -> bool:
+        """Whether something was written."""
         now = self._now()
         statement = _PUT_BORN if "date_of_birth_sealed" in values else _PUT
         held = {}
         if owner is not None:
             statement, held = _HELD[statement], {"owner": owner}
         where = {"of_store": store.id, "of_member": member_hmac, "ahead": now + MOST_AHEAD, **held}
-        run(tx, statement, **where, now=now, **{f"new_{name}": value for name, value in values.items()})
+        return bool(run(tx, statement, **where, now=now, **{f"new_{name}": value for name, value in values.items()}))
 
     def _lease(self, store: Store, member_hmac: str) -> Any:
         return next(iter(self._database.look_up(_LEASE, store_id=store.id, email_hmac=member_hmac)), None)
@@ -255,7 +285,7 @@ _CLAIM = {
             snapshots.c.lease_until > bindparam("far"),
         ),
     )
-    .returning(snapshots.c.id)
+    .returning(*_SHOWN.selected_columns)
     for dialect, new in INSERTS.items()
 }
 
@@ -265,15 +295,19 @@ _OF_MEMBER = update(snapshots).where(
 _RELEASE = _OF_MEMBER.where(snapshots.c.lease_owner == bindparam("owner")).values(lease_owner=None, lease_until=None)
 
 # Unless something newer is kept. A time ahead of ours is from before the clock was set back.
-_PUT = _OF_MEMBER.where(
-    or_(
-        snapshots.c.as_of.is_(None),
-        snapshots.c.as_of <= bindparam("new_as_of"),
-        snapshots.c.as_of > bindparam("ahead"),
+_PUT = (
+    _OF_MEMBER.where(
+        or_(
+            snapshots.c.as_of.is_(None),
+            snapshots.c.as_of <= bindparam("new_as_of"),
+            snapshots.c.as_of > bindparam("ahead"),
+        )
     )
-).values(
-    touched_at=bindparam("now"),
-    **{name: bindparam(f"new_{name}") for name in ("state", "email_sealed", "shown", "as_of")},
+    .values(
+        touched_at=bindparam("now"),
+        **{name: bindparam(f"new_{name}") for name in ("state", "email_sealed", "shown", "as_of")},
+    )
+    .returning(snapshots.c.id)
 )
 _PUT_BORN = _PUT.values(date_of_birth_sealed=bindparam("new_date_of_birth_sealed"))
 # Whoever asked has its answer: the next may ask.
@@ -337,7 +371,7 @@ def _shown(member: Member, activity: tuple[Activity, ...]) -> dict[str, Any]:
     }
 
 
-def _member(shown: dict[str, Any], *, email: str, as_of: datetime) -> Member:
+def _member(shown: dict[str, Any], *, email: str, as_of: datetime, born: str | None) -> Member:
     return Member(
         email=email,
         status=MemberStatus(shown["status"]),
@@ -347,6 +381,7 @@ def _member(shown: dict[str, Any], *, email: str, as_of: datetime) -> Member:
         referral_url=shown["referral"],
         store_credit_balance=None if shown["credit"] is None else Decimal(shown["credit"]),
         points_expire_at=shown["expires"],
+        date_of_birth=None if born is None else _date_or_text(born),
         recent_activity=_activity(shown["activity"]),
         as_of=as_of,
     )

@@ -108,15 +108,13 @@ class Stores:
 
     def key_of(self, store: Store) -> StoreKey:
         """The key to call with. Raises ProgramUnavailable(KEY_REFUSED) while the program refuses it."""
-        row = next(iter(self._database.look_up(_KEY, of=store.id)), None)
-        if row is None:
-            raise NoResultFound("The store is gone.")
-        if row.key_state != KeyState.OK or row.key_sealed is None:
-            raise ProgramUnavailable(
-                ProgramReason.KEY_REFUSED, "The program refused the key; it waits for a new one from the merchant."
-            )
+        row = self._with_key(store)
         key = self._sealer.open(row.key_sealed)
         return StoreKey(key=key, version=row.key_version, gate=self.gate_of(store.program, key))
+
+    def gate_through(self, store: Store) -> str:
+        """The name of the gate for calls with its key, which need not be opened for it. Raises as `key_of`."""
+        return f"{store.program}:{self._with_key(store).identity.rpartition(':')[2]}"
 
     def gate_of(self, program: ProgramKind, key: str) -> str:
         """The name of the gate for calls with `key`."""
@@ -195,8 +193,20 @@ class Stores:
     def _in_use(self, key: str) -> dict[str, Any]:
         return {"key_sealed": self._sealer.seal(key), "key_state": KeyState.OK, "key_state_since": None}
 
+    def _with_key(self, store: Store) -> Any:
+        row = next(iter(self._database.look_up(_KEY, of=store.id)), None)
+        if row is None:
+            raise NoResultFound("The store is gone.")
+        if row.key_state != KeyState.OK or row.key_sealed is None:
+            raise ProgramUnavailable(
+                ProgramReason.KEY_REFUSED, "The program refused the key; it waits for a new one from the merchant."
+            )
+        return row
+
     def _identity(self, account: str, program: ProgramKind, key: str) -> str:
         return f"{program}:{account}:{self._hasher.program_key(key)}"
 
 
-_KEY = select(stores.c.key_sealed, stores.c.key_version, stores.c.key_state).where(stores.c.id == bindparam("of"))
+_KEY = select(stores.c.key_sealed, stores.c.key_version, stores.c.key_state, stores.c.identity).where(
+    stores.c.id == bindparam("of")
+)

@@ -33,7 +33,7 @@ class Turns:
         self.gates = [Gate(database, now=clock, sleep=clock.advance) for _ in range(processes)]
 
     def enter(self, lane: Lane, *, process: int = 0, within_s: float = 60, name: str = NAME) -> float:
-        left_s = self.gates[process].enter(name, call=Call(lane=lane, within_s=within_s))
+        left_s = self.gates[process].enter(name, call=Call(lane=lane, within_s=within_s)).left_s
         with self._lock:
             self.taken.append((lane, self.clock()))
         return left_s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from structlog.testing import capture_logs
 
 import outbound
 from loyalty import rivo_wire as wire
-from loyalty.gate import Call, Gate, Lane
+from loyalty.gate import Call, Entry, Gate, Lane
 from loyalty.program import (
     NotOffered,
     OutcomeUnknown,
@@ -172,7 +173,7 @@ def test_every_call_waits_no_longer_than_it_may(client_of: ClientOf, name: str) 
     with Raw(hang) as server, pytest.MonkeyPatch.context() as patch:
         rivo = client_of(server.url)
         enter = rivo._gate.enter
-        patch.setattr(rivo._gate, "enter", lambda gate, call: min(enter(gate, call=call), 0.2))
+        patch.setattr(rivo._gate, "enter", lambda gate, call: replace(enter(gate, call=call), left_s=0.2))
         assert failure(CALLS[name], rivo).reason is ProgramReason.NO_ANSWER
         assert len(server.requests) == 1
 
@@ -303,7 +304,7 @@ def test_calls_during_a_pause_are_not_sent(scripted: Scripted, odd: RivoClient) 
 def test_no_time_left_after_the_gate_sends_nothing(
     scripted: Scripted, odd: RivoClient, sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Gate, "enter", lambda self, name, *, call: 0.0)
+    monkeypatch.setattr(Gate, "enter", lambda self, name, *, call: Entry(left_s=0.0, after_failures=False))
     assert failure(WRITES["create_points_event"], odd).reason is ProgramReason.BUDGET_SPENT
     assert scripted.seen == []
 
@@ -334,11 +335,11 @@ def test_a_write_that_was_done_stays_done_when_our_database_is_broken(
     scripted.answers = [sample("created__with_customer.json", status=201)]
     enter = odd._gate.enter
 
-    def enter_and_lose_the_table(name: str, *, call: Call) -> float:
-        left_s = enter(name, call=call)
+    def enter_and_lose_the_table(name: str, *, call: Call) -> Entry:
+        entry = enter(name, call=call)
         with sqlite_database.write() as tx:
             gates.drop(tx)
-        return left_s
+        return replace(entry, after_failures=True)
 
     with pytest.MonkeyPatch.context() as patch, capture_logs() as logged:
         patch.setattr(odd._gate, "enter", enter_and_lose_the_table)
