@@ -15,10 +15,10 @@ from enum import StrEnum
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, Text, bindparam, cast, select, update
 
 from loyalty.program import ProgramReason, ProgramUnavailable
-from storage.database import Database, insert_into
+from storage.database import INSERTS, Database, insert_into
 from storage.statements import run, run_one
 from storage.tables import EPOCH, MICROSECOND, gates
 from threads import aside
@@ -78,8 +78,8 @@ class Gate:
     def enter(self, name: str, *, call: Call) -> Entry:
         """Wait for the turn of a call. Raises ProgramUnavailable: BREAKER_OPEN, BUSY or BUDGET_SPENT; nothing was taken
         from the budget then."""
-        with self._database.write(f"gate {name}", may_be_lost=True) as tx:
-            row = self._row(tx, name)
+        while True:
+            row = next(iter(self._database.look_up(_FIND, of=name)), _NEW)
             now = self._now()
             self._check_breaker(row.open_until, now=now)
             at = self._turn(row, lane=call.lane, now=now)
@@ -91,22 +91,29 @@ class Gate:
                     "The program has been called as often as it allows.",
                     retry_after_s=wait_s,
                 )
-            taken = (at - EPOCH) // MICROSECOND
-            background = _recent(row.background_calls, now=now)
-            run(
-                tx,
-                _ENTER,
-                of=name,
-                all=[*_recent(row.calls, now=now), taken],
-                behind=[*background, taken] if call.lane is Lane.BACKGROUND else background,
-                # This call tries whether the program is back; should nobody report, another may try later.
-                until=None if row.open_until is None else now + OPEN_FOR,
-            )
+            if self._take(name, row, at=at, lane=call.lane, now=now):
+                break
         if wait_s > 0:
             with aside():
                 self._sleep(wait_s)
         after_failures = row.failures > 0 or row.open_until is not None
         return Entry(left_s=call.within_s - wait_s, after_failures=after_failures)
+
+    def _take(self, name: str, row: Any, *, at: datetime, lane: Lane, now: datetime) -> bool:
+        """Take the turn at `at`, unless another call was entered since `row` was read: one of those who read the same
+        comes in, and the others look again."""
+        taken = (at - EPOCH) // MICROSECOND
+        background = _recent(row.background_calls, now=now)
+        values = {
+            "gate": name,
+            "was": row.was,
+            "all": [*_recent(row.calls, now=now), taken],
+            "behind": [*background, taken] if lane is Lane.BACKGROUND else background,
+        }
+        if row.open_until is None:
+            return bool(self._database.note(_ENTER[self._database.dialect], **values))
+        # This call tries whether the program is back; should nobody report, another may try later.
+        return bool(self._database.note(_TRY[self._database.dialect], **values, until=now + OPEN_FOR))
 
     def succeeded(self, name: str) -> None:
         """The program answered a call whose `Entry` came after failures: it is well again."""
@@ -171,13 +178,40 @@ class Gate:
         return EPOCH + fitting * MICROSECOND
 
 
-_FIND = select(gates).where(gates.c.name == bindparam("of"))
+@dataclass(frozen=True, kw_only=True)
+class _New:
+    """The row of a gate that nobody has been through."""
+
+    calls: tuple[int, ...] = ()
+    background_calls: tuple[int, ...] = ()
+    paused_until: None = None
+    failures: int = 0
+    open_until: None = None
+    was: str = ""
+
+
+_NEW = _New()
+
+# Every call adds itself to the calls, so that their text tells whether another was entered since.
+_CALLS_TEXT = cast(gates.c.calls, Text)
+_FIND = select(gates, _CALLS_TEXT.label("was")).where(gates.c.name == bindparam("of"))
 _STANDING = _FIND.with_only_columns(gates.c.failures, gates.c.open_until)
-_ENTER = (
-    update(gates)
-    .where(gates.c.name == bindparam("of"))
-    .values(calls=bindparam("all"), background_calls=bindparam("behind"), open_until=bindparam("until"))
-)
+
+
+def _entering(dialect: str, **more: Any) -> Any:
+    statement = INSERTS[dialect](gates).values(
+        name=bindparam("gate"), calls=bindparam("all"), background_calls=bindparam("behind"), **more
+    )
+    return statement.on_conflict_do_update(
+        index_elements=[gates.c.name],
+        set_={name: statement.excluded[name] for name in ("calls", "background_calls", *more)},
+        where=bindparam("was", type_=Text) == _CALLS_TEXT,
+    )
+
+
+# By the name of the dialect: ON CONFLICT is said by each for itself.
+_ENTER = {dialect: _entering(dialect) for dialect in INSERTS}
+_TRY = {dialect: _entering(dialect, open_until=bindparam("until")) for dialect in INSERTS}
 
 
 def _recent(calls: Sequence[int], *, now: datetime) -> list[int]:

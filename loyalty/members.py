@@ -153,7 +153,12 @@ class Members:
             self._count_age(store, snapshot)
             return snapshot.member
         return self._ask(
-            store, email=email, member_hmac=member_hmac, with_date_of_birth=with_date_of_birth, within_s=within_s
+            store,
+            email=email,
+            member_hmac=member_hmac,
+            with_date_of_birth=with_date_of_birth,
+            seen=snapshot,
+            within_s=within_s,
         )
 
     def email_of(self, store: Store, *, member_hmac: str) -> str | None:
@@ -180,10 +185,10 @@ class Members:
         except ProgramUnavailable:
             _count(store, ReadOutcome.REFRESH_FAILED)
             return ReadOutcome.REFRESH_FAILED
-        claim = self._snapshots.claim(
-            store, email=email, member_hmac=member_hmac, owner=owner, lease=REFRESH_LEASE, look_first=True
-        )
-        if claim is None:
+        seen = self._snapshots.find(store, email=email, member_hmac=member_hmac)
+        if not self._snapshots.claim(
+            store, member_hmac=member_hmac, seen=seen, owner=owner, lease=REFRESH_LEASE, look_first=True
+        ):
             return None
         try:
             self._read_and_keep(
@@ -191,6 +196,7 @@ class Members:
                 email=email,
                 member_hmac=member_hmac,
                 with_date_of_birth=with_date_of_birth,
+                seen=seen,
                 owner=owner,
                 within_s=None,
             )
@@ -258,7 +264,14 @@ class Members:
         threading.Thread(target=run, name="refresh", daemon=True).start()
 
     def _ask(
-        self, store: Store, *, email: str, member_hmac: str, with_date_of_birth: bool, within_s: float
+        self,
+        store: Store,
+        *,
+        email: str,
+        member_hmac: str,
+        with_date_of_birth: bool,
+        seen: Snapshot | None,
+        within_s: float,
     ) -> Member | None:
         """Ask now, or wait for the answer to who asks already. In a thread: however the program behaves, the card is
         answered at its deadline."""
@@ -287,7 +300,13 @@ class Members:
             self._waiting += 1
         if mine:
             self._start_asking(
-                asking, key, store=store, email=email, member_hmac=member_hmac, with_date_of_birth=with_date_of_birth
+                asking,
+                key,
+                store=store,
+                email=email,
+                member_hmac=member_hmac,
+                with_date_of_birth=with_date_of_birth,
+                seen=seen,
             )
         try:
             with aside():
@@ -313,12 +332,13 @@ class Members:
         email: str,
         member_hmac: str,
         with_date_of_birth: bool,
+        seen: Snapshot | None,
     ) -> None:
         def run() -> None:
             member, failure = None, None
             try:
                 member = self._ask_alone(
-                    store, email=email, member_hmac=member_hmac, with_date_of_birth=with_date_of_birth
+                    store, email=email, member_hmac=member_hmac, with_date_of_birth=with_date_of_birth, seen=seen
                 )
             except BaseException as error:
                 failure = error
@@ -333,40 +353,31 @@ class Members:
 
         self._asking_threads.submit(run)
 
-    def _ask_alone(self, store: Store, *, email: str, member_hmac: str, with_date_of_birth: bool) -> Member | None:
+    def _ask_alone(
+        self, store: Store, *, email: str, member_hmac: str, with_date_of_birth: bool, seen: Snapshot | None
+    ) -> Member | None:
         """Ask as the only one of all processes; when another one is faster, take its answer."""
         owner = self._random_bytes(12).hex()
         ends = monotonic() + ASK_WITHIN_S
         waited = False
         while (left_s := ends - monotonic()) > 0:
-            claim = self._snapshots.claim(
-                store,
-                email=email,
-                member_hmac=member_hmac,
-                owner=owner,
-                lease=ASK_LEASE,
-                with_date_of_birth=with_date_of_birth,
-                look_first=waited,
-            )
-            if claim is None:
-                snapshot = self._snapshots.find(
-                    store, email=email, member_hmac=member_hmac, with_date_of_birth=with_date_of_birth
-                )
-            else:
-                snapshot = claim.snapshot
-            if snapshot is not None and self._is_fresh(snapshot):
-                if claim is not None:
-                    self._snapshots.release(store, member_hmac=member_hmac, owner=owner)
-                return snapshot.member
-            if claim is not None:
+            if self._snapshots.claim(
+                store, member_hmac=member_hmac, seen=seen, owner=owner, lease=ASK_LEASE, look_first=waited
+            ):
                 return self._read_and_keep(
                     store,
                     email=email,
                     member_hmac=member_hmac,
                     with_date_of_birth=with_date_of_birth,
+                    seen=seen,
                     owner=owner,
                     within_s=left_s,
                 )
+            seen = self._snapshots.find(
+                store, email=email, member_hmac=member_hmac, with_date_of_birth=with_date_of_birth
+            )
+            if seen is not None and self._is_fresh(seen):
+                return seen.member
             waited = True
             self._sleep(POLL_S)
         raise ProgramUnavailable(ProgramReason.NO_ANSWER, "Somebody else asks the program, and has no answer yet.")
@@ -378,10 +389,12 @@ class Members:
         email: str,
         member_hmac: str,
         with_date_of_birth: bool,
+        seen: Snapshot | None,
         owner: str,
         within_s: float | None,
     ) -> Member | None:
-        """Ask the program as holder of the claim, which is given back, and keep what it says."""
+        """Ask the program as holder of the claim, which is given back, and keep what it says. `seen` is what was known
+        before."""
         began = self._now()
         given_back = False
         try:
@@ -396,12 +409,14 @@ class Members:
             if member is None:
                 given_back = self._snapshots.keep_not_found(store, member_hmac=member_hmac, as_of=began, owner=owner)
                 return None
-            # As kept: with the activity that was known before, and with awards of ours.
+            if within_s is not None and seen is not None and seen.member is not None:
+                # It was asked for what an agent waits for, and not for the activity.
+                member = member._replace(recent_activity=seen.member.recent_activity)
             kept = self._snapshots.keep(
                 store,
                 member_hmac=member_hmac,
                 member=member,
-                with_activity=within_s is None,
+                with_activity=True,
                 with_date_of_birth=with_date_of_birth,
                 owner=owner,
             )

@@ -11,16 +11,17 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, or_, select, update
+from sqlalchemy import and_, bindparam, delete, or_, select, update
 
 from loyalty.journal import AwardState, what_of
 from loyalty.program import SHOWN_ACTIVITY, Activity, Member, MemberStatus, Store
 from storage.database import INSERTS, Database
 from storage.sealing import Sealer
-from storage.statements import run
-from storage.tables import EPOCH, MICROSECOND, awards, snapshots, stores
+from storage.statements import change, run
+from storage.tables import EPOCH, MICROSECOND, UtcTime, awards, snapshots, stores
 
 # What lies further ahead than clocks of hosts differ was written before the clock was set back.
 MOST_AHEAD = timedelta(minutes=1)
@@ -46,13 +47,6 @@ class Snapshot:
     member: Member | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Claim:
-    """The right to ask the program about an e-mail, and what was known of it when it was taken."""
-
-    snapshot: Snapshot | None
-
-
 class Snapshots:
     """The snapshots of every store."""
 
@@ -64,10 +58,7 @@ class Snapshots:
     def find(self, store: Store, *, email: str, member_hmac: str, with_date_of_birth: bool = False) -> Snapshot | None:
         """The snapshot of this e-mail, or None."""
         row = next(iter(self._database.look_up(_SHOWN, store_id=store.id, email_hmac=member_hmac)), None)
-        return None if row is None else self._read(row, email=email, with_date_of_birth=with_date_of_birth)
-
-    def _read(self, row: Any, *, email: str, with_date_of_birth: bool) -> Snapshot | None:
-        if row.state is None:
+        if row is None or row.state is None:
             return None
         member, known = None, Known(row.state)
         if known is Known.FOUND:
@@ -103,47 +94,44 @@ class Snapshots:
         as soon as they are applied. Nothing is kept where `forget` has been since: an `owner` must still hold its
         claim, and without one only what is there already is brought up to date.
         """
-        sealed = self._sealer.seal(member.email)
-        with self._database.write(f"member {store.id} {member_hmac}", may_be_lost=True) as tx:
-            row = next(iter(run(tx, _FIND, store_id=store.id, email_hmac=member_hmac)), None)
+        values: dict[str, Any] = {"email_sealed": self._sealer.seal(member.email)}
+        # What no card shows is not kept: whoever asks for a card says whether it does.
+        born = None if member.date_of_birth is None or not with_date_of_birth else str(member.date_of_birth)
+        if with_date_of_birth or owner is not None:
+            values["date_of_birth_sealed"] = None if born is None else self._sealer.seal(born)
+
+        def keep(read: Callable[..., list[Any]], write: Callable[..., int]) -> Member | None:
             activity = member.recent_activity
-            if not with_activity and row is not None and row.shown is not None:
-                activity = _activity(row.shown["activity"])
-            activity = _merged(activity, _own_awards(tx, store, member_hmac))
-            born: dict[str, str | None] = {}
-            # What no card shows is not kept: whoever asks for a card says whether it does.
-            told = None if member.date_of_birth is None or not with_date_of_birth else str(member.date_of_birth)
-            if with_date_of_birth or owner is not None:
-                born["date_of_birth_sealed"] = None if told is None else self._sealer.seal(told)
-            shown = _shown(member, activity)
-            kept = self._put(
-                tx,
-                store,
-                member_hmac,
-                state=Known.FOUND.value,
-                email_sealed=sealed,
-                shown=shown,
-                as_of=member.as_of,
-                owner=owner,
-                **born,
-            )
-        return _member(shown, email=member.email, as_of=member.as_of, born=told) if kept else None
+            if not with_activity:
+                for row in read(_SHOWN, store_id=store.id, email_hmac=member_hmac):
+                    activity = activity if row.shown is None else _activity(row.shown["activity"])
+            own = _own(read(_OWN_AWARDS, store_id=store.id, member_hmac=member_hmac))
+            shown = _shown(member, _merged(activity, own))
+            put = {"state": Known.FOUND.value, "shown": shown, "as_of": member.as_of, **values}
+            kept = self._put(write, store, member_hmac, owner=owner, **put)
+            return _member(shown, email=member.email, as_of=member.as_of, born=born) if kept else None
+
+        if owner is not None:
+            # No transaction: nobody else reads for this e-mail meanwhile, and an award that is applied keeps something
+            # newer, by which this is refused.
+            return keep(self._database.look_up, self._database.note)
+        with self._database.write(f"member {store.id} {member_hmac}", may_be_lost=True) as tx:
+            return keep(partial(run, tx), partial(change, tx))
 
     def keep_not_found(self, store: Store, *, member_hmac: str, as_of: datetime, owner: str) -> bool:
         """The program does not know this e-mail; whatever was kept of it is erased. `owner` as for `keep`; whether it
         was."""
-        with self._database.write(may_be_lost=True) as tx:
-            return self._put(
-                tx,
-                store,
-                member_hmac,
-                state=Known.NOT_FOUND.value,
-                email_sealed=None,
-                shown=None,
-                date_of_birth_sealed=None,
-                as_of=as_of,
-                owner=owner,
-            )
+        return self._put(
+            self._database.note,
+            store,
+            member_hmac,
+            state=Known.NOT_FOUND.value,
+            email_sealed=None,
+            shown=None,
+            date_of_birth_sealed=None,
+            as_of=as_of,
+            owner=owner,
+        )
 
     def outdate(self, store: Store, *, member_hmac: str) -> None:
         """The program has something newer than what is kept."""
@@ -158,14 +146,14 @@ class Snapshots:
         self,
         store: Store,
         *,
-        email: str,
         member_hmac: str,
+        seen: Snapshot | None,
         owner: str,
         lease: timedelta,
-        with_date_of_birth: bool = False,
         look_first: bool = False,
-    ) -> Claim | None:
-        """Become the one who asks the program about this e-mail; None when somebody is asking.
+    ) -> bool:
+        """Become the one who asks the program about this e-mail; False when somebody is asking, or has asked since the
+        snapshot was `seen`.
 
         Whoever comes again looks first, and takes no lock while the claim of another holds.
         """
@@ -175,30 +163,25 @@ class Snapshots:
         if look_first:
             held = self._lease(store, member_hmac)
             if held is not None and held.lease_until is not None and now < held.lease_until <= far:
-                return None
-        with self._database.write(may_be_lost=True) as tx:
-            claimed = run(
-                tx,
-                _CLAIM[tx.dialect.name],
-                store_id=store.id,
-                email_hmac=member_hmac,
-                owner=owner,
-                until=now + lease,
-                now=now,
-                far=far,
-            )
-            if not claimed:
-                return None
-            # Within: a claim whose holder cannot read what is known must not hold.
-            return Claim(snapshot=self._read(claimed[0], email=email, with_date_of_birth=with_date_of_birth))
+                return False
+        claimed = self._database.note(
+            _CLAIM[self._database.dialect],
+            store_id=store.id,
+            email_hmac=member_hmac,
+            seen=None if seen is None else seen.as_of,
+            owner=owner,
+            until=now + lease,
+            now=now,
+            far=far,
+        )
+        return claimed > 0
 
     def release(self, store: Store, *, member_hmac: str, owner: str) -> None:
         """Let others ask. Whose answer was kept has done so with it."""
         held = self._lease(store, member_hmac)
         if held is None or held.lease_owner != owner:
             return
-        with self._database.write(may_be_lost=True) as tx:
-            run(tx, _RELEASE, of_store=store.id, of_member=member_hmac, owner=owner)
+        self._database.note(_RELEASE, of_store=store.id, of_member=member_hmac, owner=owner)
 
     def forget(self, store: Store) -> int:
         """Erase every snapshot of the store; how many there were."""
@@ -225,7 +208,9 @@ class Snapshots:
         with self._database.write() as tx:
             return tx.execute(delete(snapshots).where(snapshots.c.id.in_(old))).rowcount
 
-    def _put(self, tx: Connection, store: Store, member_hmac: str, *, owner: str | None, **values: Any) -> bool:
+    def _put(
+        self, write: Callable[..., int], store: Store, member_hmac: str, *, owner: str | None, **values: Any
+    ) -> bool:
         """Whether something was written."""
         now = self._now()
         statement = _PUT_BORN if "date_of_birth_sealed" in values else _PUT
@@ -233,7 +218,7 @@ class Snapshots:
         if owner is not None:
             statement, held = _HELD[statement], {"owner": owner}
         where = {"of_store": store.id, "of_member": member_hmac, "ahead": now + MOST_AHEAD, **held}
-        return bool(run(tx, statement, **where, now=now, **{f"new_{name}": value for name, value in values.items()}))
+        return bool(write(statement, **where, now=now, **{f"new_{name}": value for name, value in values.items()}))
 
     def _lease(self, store: Store, member_hmac: str) -> Any:
         return next(iter(self._database.look_up(_LEASE, store_id=store.id, email_hmac=member_hmac)), None)
@@ -279,13 +264,15 @@ _CLAIM = {
     .on_conflict_do_update(
         index_elements=[snapshots.c.store_id, snapshots.c.email_hmac],
         set_={"lease_owner": bindparam("owner"), "lease_until": bindparam("until")},
-        where=or_(
-            snapshots.c.lease_until.is_(None),
-            snapshots.c.lease_until <= bindparam("now"),
-            snapshots.c.lease_until > bindparam("far"),
+        where=and_(
+            snapshots.c.as_of.is_not_distinct_from(bindparam("seen", type_=UtcTime)),
+            or_(
+                snapshots.c.lease_until.is_(None),
+                snapshots.c.lease_until <= bindparam("now"),
+                snapshots.c.lease_until > bindparam("far"),
+            ),
         ),
     )
-    .returning(*_SHOWN.selected_columns)
     for dialect, new in INSERTS.items()
 }
 
@@ -295,19 +282,15 @@ _OF_MEMBER = update(snapshots).where(
 _RELEASE = _OF_MEMBER.where(snapshots.c.lease_owner == bindparam("owner")).values(lease_owner=None, lease_until=None)
 
 # Unless something newer is kept. A time ahead of ours is from before the clock was set back.
-_PUT = (
-    _OF_MEMBER.where(
-        or_(
-            snapshots.c.as_of.is_(None),
-            snapshots.c.as_of <= bindparam("new_as_of"),
-            snapshots.c.as_of > bindparam("ahead"),
-        )
+_PUT = _OF_MEMBER.where(
+    or_(
+        snapshots.c.as_of.is_(None),
+        snapshots.c.as_of <= bindparam("new_as_of"),
+        snapshots.c.as_of > bindparam("ahead"),
     )
-    .values(
-        touched_at=bindparam("now"),
-        **{name: bindparam(f"new_{name}") for name in ("state", "email_sealed", "shown", "as_of")},
-    )
-    .returning(snapshots.c.id)
+).values(
+    touched_at=bindparam("now"),
+    **{name: bindparam(f"new_{name}") for name in ("state", "email_sealed", "shown", "as_of")},
 )
 _PUT_BORN = _PUT.values(date_of_birth_sealed=bindparam("new_date_of_birth_sealed"))
 # Whoever asked has its answer: the next may ask.
@@ -317,9 +300,8 @@ _HELD = {
 }
 
 
-def _own_awards(tx: Connection, store: Store, member_hmac: str) -> tuple[Activity, ...]:
-    """The latest awards of ours that were applied for this member."""
-    rows = run(tx, _OWN_AWARDS, store_id=store.id, member_hmac=member_hmac)
+def _own(rows: list[Any]) -> tuple[Activity, ...]:
+    """Awards of ours, as activity."""
     return tuple(
         Activity(
             when=row.settled_at,
@@ -331,6 +313,7 @@ def _own_awards(tx: Connection, store: Store, member_hmac: str) -> tuple[Activit
     )
 
 
+# The latest that were applied for a member.
 _OWN_AWARDS = (
     select(awards.c.operation_id, awards.c.points, awards.c.reason, awards.c.settled_at)
     .where(

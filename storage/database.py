@@ -20,9 +20,9 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from storage.connecting import postgresql_engine, sqlite_engine
-from storage.readers import PostgresReaders, SqliteReaders
+from storage.single_statements import PostgresStatements, SqliteReaders
 from storage.sqlite_writer import SqliteWriter
-from storage.statements import prepared
+from storage.statements import Writing, prepared
 from storage.turns import Turns
 from threads import aside
 
@@ -61,15 +61,17 @@ class Database:
                     raise DatabaseUnavailable(UNWRITABLE) from error
             self.engine: Engine = sqlite_engine(url)
             self._reader = self.engine
-            self._readers: SqliteReaders | PostgresReaders = SqliteReaders(name or "")
+            self._readers: SqliteReaders | PostgresStatements = SqliteReaders(name or "")
             self._writer: SqliteWriter | None = SqliteWriter(self.engine, Turns(name or ""))
+            self._notes: SqliteWriter | PostgresStatements = self._writer
         else:
             # Asked first whether the connection still lives: what writes is not simply tried again.
             self.engine = postgresql_engine(url, pool_size=8, max_overflow=4, pool_pre_ping=True)
             # PostgreSQL would show each statement the newest commits: a balance without its activity.
             self._reader = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-            self._readers = PostgresReaders(url)
+            self._readers = PostgresStatements(url, setting="default_transaction_read_only = on")
             self._writer = None
+            self._notes = PostgresStatements(url, setting="synchronous_commit = off")
 
     def look_up(self, statement: Select[Any], **values: Any) -> list[Any]:
         """The rows of one statement, a transaction of its own and the shortest way to an answer.
@@ -78,6 +80,15 @@ class Database:
         """
         ready = prepared(statement, self.engine.dialect)
         return ready.rows(self._readers.fetch(ready.sql, ready.parameters(values)))
+
+    def note(self, statement: Writing, **values: Any) -> int:
+        """Run one statement that writes, and is a transaction of its own; how many rows it changed.
+
+        The shortest way to write, for statements as for `look_up`, as if in `write(may_be_lost=True)`. When its
+        connection is lost it may run twice: the statement says itself under which conditions it holds.
+        """
+        ready = prepared(statement, self.engine.dialect)
+        return self._notes.note(ready.sql, ready.parameters(values))
 
     @contextmanager
     def read(self, *, unhurried: bool = False) -> Iterator[Connection]:
@@ -134,8 +145,7 @@ class Database:
     def close(self) -> None:
         """Close every pooled connection."""
         self._readers.close()
-        if self._writer is not None:
-            self._writer.close()
+        self._notes.close()
         self.engine.dispose()
 
     def require_current(self) -> None:

@@ -38,6 +38,8 @@ class SqliteWriter:
         self._line = _Line()
         # The one on which all of this process are written: taking one out of the pool took as long as writing to it.
         self._connection: Connection | None = None
+        # Those for `note`, the one used last on top.
+        self._idle: deque[Any] = deque()
 
     @contextmanager
     def transaction(self, *, may_be_lost: bool) -> Iterator[Connection]:
@@ -78,12 +80,46 @@ class SqliteWriter:
             self._leave(shared)
         shared.wait()
 
+    def note(self, sql: str, parameters: Any) -> int:
+        """Run one statement, a transaction of its own that may be lost; how many rows it changed. Raises as
+        `transaction`.
+
+        It begins and ends within SQLite, in less time than a thread would need to be given its turn. So it is tried at
+        once, and only where somebody writes just now it waits in line.
+        """
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self._connect()
+        try:
+            return int(connection.execute(sql, parameters).rowcount)
+        except sqlite3.Error as error:
+            # The lower byte: the others tell of which kind it is.
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
+                raise refused(error, sql=sql, kind=sqlite3.Error) from error
+        finally:
+            self._idle.append(connection)
+        with self.transaction(may_be_lost=True) as tx:
+            driver: Any = tx.connection.driver_connection
+            return int(driver.execute(sql, parameters).rowcount)
+
     def close(self) -> None:
-        """Close the connection, and give back what writing needs beside it. For when nobody writes any more."""
+        """Close the connections, and give back what writing needs beside it. For when nobody writes any more."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+        while self._idle:
+            self._idle.pop().close()
         self._turns.close()
+
+    def _connect(self) -> Any:
+        """A connection for `note`, which waits for no disk and for nobody."""
+        pooled = self._engine.raw_connection()
+        connection: Any = pooled.driver_connection
+        pooled.detach()
+        for pragma in ("synchronous=NORMAL", "busy_timeout=0"):
+            connection.execute(f"PRAGMA {pragma}").close()
+        return connection
 
     def _begin(self, *, may_be_lost: bool, until: float) -> _Shared:
         turn = self._turns.take(until=until)

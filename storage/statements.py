@@ -93,14 +93,30 @@ def prepared(statement: SelectBase | Writing, dialect: Dialect) -> Statement:
 
 def run(tx: Connection, statement: SelectBase | Writing, **values: Any) -> list[Any]:
     """Run `statement` in `tx` with `values` for its parameters; the rows it gives. Raises DBAPIError."""
+    found: list[Any] = _run(
+        tx, statement, values, lambda ready, cursor: ready.rows(cursor.fetchall()) if ready.has_rows else []
+    )
+    return found
+
+
+def change(tx: Connection, statement: Writing, **values: Any) -> int:
+    """As `run`; how many rows it changed."""
+    return int(_run(tx, statement, values, lambda _, cursor: cursor.rowcount))
+
+
+def _run(
+    tx: Connection,
+    statement: SelectBase | Writing,
+    values: dict[str, Any],
+    read: Callable[[Statement, Any], Any],
+) -> Any:
     dialect = tx.dialect
     ready = prepared(statement, dialect)
     if not tx.in_transaction():
         tx.begin()
     try:
         driver: Any = tx.connection.driver_connection
-        cursor = driver.execute(ready.sql, ready.parameters(values))
-        return ready.rows(cursor.fetchall()) if ready.has_rows else []
+        return read(ready, driver.execute(ready.sql, ready.parameters(values)))
     except dialect.loaded_dbapi.Error as error:
         lost = dialect.is_disconnect(error, tx.connection, None)
         if lost:

@@ -67,9 +67,7 @@ class RivoRoom:
         member = self.program.member(store, email=email)
         assert member is not None
         hmac = self.hmac(email)
-        assert self._snapshots.claim(
-            store, email="ana@example.com", member_hmac=hmac, owner="card", lease=timedelta(seconds=10)
-        )
+        assert self._snapshots.claim(store, member_hmac=hmac, seen=None, owner="card", lease=timedelta(seconds=10))
         self._snapshots.keep(store, member_hmac=hmac, member=member, with_activity=True, owner="card")
 
     def transaction(self) -> AbstractContextManager[Connection]:

@@ -320,9 +320,7 @@ def test_two_processes_refresh_a_stale_member_once(shop: Shop) -> None:
 def test_when_the_asker_has_died_another_takes_over_after_its_lease(shop: Shop) -> None:
     services = shop.house.services
     store, hmac = shop.connection.store, services.hasher.email(ANA)
-    assert services.snapshots.claim(
-        store, email="ana@example.com", member_hmac=hmac, owner="dead", lease=timedelta(seconds=10)
-    )
+    assert services.snapshots.claim(store, member_hmac=hmac, seen=None, owner="dead", lease=timedelta(seconds=10))
     patient = _members_with(services, deadline_s=15)
     began = shop.clock()
     # Each look at what the dead one is doing takes the clock along.
@@ -336,16 +334,14 @@ def test_when_the_asker_has_died_another_takes_over_after_its_lease(shop: Shop) 
 def test_a_lease_from_before_the_clock_was_set_back_holds_nobody_up(shop: Shop) -> None:
     services = shop.house.services
     store, hmac = shop.connection.store, services.hasher.email(ANA)
-    assert services.snapshots.claim(
-        store, email="ana@example.com", member_hmac=hmac, owner="dead", lease=timedelta(seconds=10)
-    )
+    assert services.snapshots.claim(store, member_hmac=hmac, seen=None, owner="dead", lease=timedelta(seconds=10))
     shop.clock.advance(-3600)
     assert shop.card()["points_balance"] == 100
 
 
 def test_a_lease_is_released_by_its_owner_alone(shop: Shop) -> None:
     snapshots, store = shop.house.services.snapshots, shop.connection.store
-    claim = partial(snapshots.claim, store, email="ana@example.com", member_hmac="a" * 32, lease=timedelta(seconds=10))
+    claim = partial(snapshots.claim, store, member_hmac="a" * 32, seen=None, lease=timedelta(seconds=10))
     assert claim(owner="one")
     assert not claim(owner="two")
     snapshots.release(store, member_hmac="a" * 32, owner="two")

@@ -185,7 +185,7 @@ def test_of_strangers_nothing_is_kept_for_longer_than_an_hour(shop: Shop) -> Non
 def test_the_row_of_an_asker_who_died_is_erased_too(shop: Shop) -> None:
     snapshots_ = shop.house.services.snapshots
     assert snapshots_.claim(
-        shop.connection.store, email="ana@example.com", member_hmac="a" * 32, owner="dead", lease=timedelta(seconds=10)
+        shop.connection.store, member_hmac="a" * 32, seen=None, owner="dead", lease=timedelta(seconds=10)
     )
     shop.clock.advance(3601)
     shop.house.services.jobs.sweep()
@@ -197,7 +197,7 @@ def test_more_than_one_sweep_can_take_is_erased_by_the_next_ones(small_shop: Sho
     for number in range(7):
         store, member_hmac = small_shop.connection.store, f"{number:032}"
         assert services.snapshots.claim(
-            store, email="ana@example.com", member_hmac=member_hmac, owner="card", lease=timedelta(seconds=10)
+            store, member_hmac=member_hmac, seen=None, owner="card", lease=timedelta(seconds=10)
         )
         services.snapshots.keep_not_found(store, member_hmac=member_hmac, as_of=services.now(), owner="card")
     later = services.now() + timedelta(hours=2)

@@ -99,7 +99,8 @@ class Process:
     ) -> None:
         self.steps = steps or Steps()
         self.services = build_services(settings, now=now, sleep=sleep, random_bytes=seeded_random_bytes(seed))
-        exchange, write = self.services.client.exchange, self.services.database.write
+        database = self.services.database
+        exchange, write, note = self.services.client.exchange, database.write, database.note
 
         def exchanged(*args: Any, **how: Any) -> Any:
             self.steps.step()
@@ -115,8 +116,14 @@ class Process:
                 self.steps.step()
             self.steps.step()
 
-        # Every part of the process writes and sends through these two methods.
-        vars(self.services.database)["write"] = written
+        def noted(*args: Any, **values: Any) -> Any:
+            self.steps.step()
+            rows = note(*args, **values)
+            self.steps.step()
+            return rows
+
+        # Every part of the process writes and sends through these methods.
+        vars(database).update(write=written, note=noted)
         vars(self.services.client)["exchange"] = exchanged
 
     def close(self) -> None:

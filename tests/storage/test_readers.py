@@ -15,8 +15,8 @@ from sqlalchemy.exc import DataError, DBAPIError, OperationalError
 
 from loyalty.ledger import verify
 from storage.database import Database, unavailable_sentence
-from storage.readers import SqliteReaders
 from storage.sealing import RandomBytes, Sealer
+from storage.single_statements import SqliteReaders
 from storage.tables import app_keys
 from tests.databases import Clock, Postgres
 from tests.ledgers import LedgerRoom

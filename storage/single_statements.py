@@ -1,9 +1,10 @@
-"""Connections for single questions: no transaction around them, and no way to write."""
+"""Connections for single statements, with no transaction around them: questions, and on PostgreSQL notes as well."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from storage.connecting import postgresql_engine
 from storage.statements import refused
-
-# Bytes of the file: what SQLite maps at most where it is built as usual (https://sqlite.org/limits.html).
-MAPPED = 0x7FFF0000
+from threads import aside
 
 
 class SqliteReaders:
@@ -35,9 +34,6 @@ class SqliteReaders:
             except IndexError:
                 reader = sqlite3.connect(self._address, uri=True, isolation_level=None, check_same_thread=False)
                 reader.execute("PRAGMA busy_timeout=5000").close()
-                # Pages are read where they lie in memory: asked of the system and copied one by one, those of a card
-                # took a tenth of its time. As much as SQLite can.
-                reader.execute(f"PRAGMA mmap_size={MAPPED}").close()
             return reader.execute(sql, parameters).fetchall()
         except sqlite3.Error as error:
             raise refused(error, sql=sql, kind=sqlite3.Error) from error
@@ -51,38 +47,53 @@ class SqliteReaders:
             self._idle.pop().close()
 
 
-class PostgresReaders:
-    """Connections to PostgreSQL on which each statement is a transaction of its own: one way there and back."""
+class PostgresStatements:
+    """Connections to PostgreSQL on which each statement is a transaction of its own: one way there and back.
 
-    def __init__(self, url: str) -> None:
+    A statement may run twice, when its connection was lost under it.
+    """
+
+    def __init__(self, url: str, *, setting: str) -> None:
         # Few: each is in use for about a millisecond.
         self._places = 4
         self._engine = postgresql_engine(
             url, isolation_level="AUTOCOMMIT", pool_reset_on_return=None, pool_size=self._places, max_overflow=0
         )
-        event.listen(self._engine, "connect", _only_read)
+
+        def prepare(connection: Any, _record: Any) -> None:
+            connection.execute(f"SET {setting}")
+
+        event.listen(self._engine, "connect", prepare)
 
     def fetch(self, sql: str, parameters: Any) -> list[Any]:
         """The rows of one SELECT. Raises DBAPIError or TimeoutError, as SQLAlchemy does."""
+        found: list[Any] = self._run(sql, parameters, lambda cursor: cursor.fetchall())
+        return found
+
+    def note(self, sql: str, parameters: Any) -> int:
+        """Run one statement that writes; how many rows it changed. Raises as `fetch`."""
+        with aside():
+            return int(self._run(sql, parameters, lambda cursor: cursor.rowcount))
+
+    def _run(self, sql: str, parameters: Any, read: Callable[[Any], Any]) -> Any:
         for _ in range(self._places):
             try:
-                return self._fetch(sql, parameters)
+                return self._run_once(sql, parameters, read)
             except DBAPIError as error:
                 # The server was started anew since the connection was last used, and so may be for the others.
                 if not error.connection_invalidated:
                     raise
-        return self._fetch(sql, parameters)
+        return self._run_once(sql, parameters, read)
 
-    def _fetch(self, sql: str, parameters: Any) -> list[Any]:
+    def _run_once(self, sql: str, parameters: Any, read: Callable[[Any], Any]) -> Any:
         lost = False
         try:
             connection = self._engine.raw_connection()
-            reader: Any = connection.driver_connection
+            driver: Any = connection.driver_connection
             try:
-                found: list[Any] = reader.execute(sql, parameters).fetchall()
-                return found
+                return read(driver.execute(sql, parameters))
             except psycopg.Error as error:
-                lost = reader.closed
+                lost = driver.closed
                 if lost:
                     connection.invalidate(error)
                 raise
@@ -94,7 +105,3 @@ class PostgresReaders:
     def close(self) -> None:
         """Close those that nobody uses."""
         self._engine.dispose()
-
-
-def _only_read(connection: Any, _record: Any) -> None:
-    connection.execute("SET default_transaction_read_only = on")
