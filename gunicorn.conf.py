@@ -14,12 +14,11 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import settings
+from cores import keep_to_one
 
 try:
     _settings = settings.from_environment()
@@ -123,27 +122,9 @@ def on_starting(server: Any) -> None:
         sys.exit(sentence)
 
 
-# What the kernel gives this server to run on. (macOS does not say.)
-_cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-
-
-def pre_fork(server: Any, worker: Any) -> None:
-    """Choose a core that the fewest other workers have."""
-    taken = Counter(getattr(other, "core", None) for other in server.WORKERS.values())
-    worker.core = min(_cores, key=lambda core: taken[core], default=None)
-
-
-def post_fork(server: Any, worker: Any) -> None:
-    """Where there are as many workers as cores, each keeps to its own.
-
-    Python runs one thread of a process at a time. On several cores a thread that lets go of the interpreter for a
-    moment, as each does several times in a card, often finds that another one has been woken elsewhere and has taken
-    it. From one core each come a tenth more cards or better, and three quarters more while a program is slow.
-    """
-    if worker.core is not None and len(_cores) == server.cfg.workers:
-        # Where it may not choose, nothing is lost but that.
-        with suppress(OSError):
-            os.sched_setaffinity(0, {worker.core})
+def post_fork(server: Any, _worker: Any) -> None:
+    """Where there are as many workers as cores, each keeps to its own."""
+    keep_to_one(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]), workers=server.cfg.workers)
 
 
 def child_exit(_server: Any, worker: Any) -> None:

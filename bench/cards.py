@@ -82,7 +82,7 @@ def _subjects(pace: Pace) -> Iterator[dict[str, int]]:
             BASE_A: servers.gunicorn(BARE, ledger),
             f"{CARD}, granian": servers.tallydesk_granian(ledger),
             f"{SNAPSHOT}, granian": servers.tallydesk_granian(rivo, SNAPSHOT_FRESH_S=FRESH_S),
-            BASE_B: servers.granian(BARE, ledger),
+            BASE_B: servers.granian("bench.baselines.bare_flask:on_granian", ledger, factory=True),
             BASE_C: servers.uvicorn("bench.baselines.fastapi_lookup:app", ledger, EMAIL_KEY=email_key),
             "(e) raw WSGI function, granian": servers.granian("bench.baselines.raw_wsgi:app", ledger),
         }

@@ -80,11 +80,14 @@ def tallydesk_gunicorn(
 def granian(
     app: str, filled: Filled, *, workers: int = 2, blocking_threads: int = 32, factory: bool = False, **env: str
 ) -> Iterator[Server]:
-    """A WSGI application `module:name` on granian; `factory` says that the name is to be called for it."""
+    """A WSGI application `module:name` on granian; `factory` says that the name is to be called for it.
+
+    Each worker keeps to a core, as under gunicorn, where the application asks for that.
+    """
     metrics = mkdtemp(prefix="tallydesk-metrics-", dir=filled.folder)
     port = _free()
     command = [sys.executable, "-m", "granian", "--interface", "wsgi", "--http", "1", "--no-ws"]
-    command += ["--workers", str(workers), "--blocking-threads", str(blocking_threads)]
+    command += ["--blocking-threads", str(blocking_threads)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"]
     # A worker that is told to stop while it still starts never does.
     command += ["--workers-kill-timeout", "2"]
@@ -93,6 +96,7 @@ def granian(
         **environment(filled.url, port=port, folder=filled.folder),
         # As gunicorn.conf.py does for its own: counters of all workers are added up.
         "PROMETHEUS_MULTIPROC_DIR": metrics,
+        "GRANIAN_WORKERS": str(workers),
         **env,
     }
     with _running(command, given, port=port, folder=filled.folder) as server:
@@ -103,8 +107,9 @@ def granian(
 @contextmanager
 def tallydesk_granian(filled: Filled, *, workers: int = 2, blocking_threads: int = 32, **env: str) -> Iterator[Server]:
     """Tallydesk on granian."""
-    app = TALLYDESK.removesuffix("()")
-    with granian(app, filled, workers=workers, blocking_threads=blocking_threads, factory=True, **env) as server:
+    with granian(
+        "on_granian:create_app", filled, workers=workers, blocking_threads=blocking_threads, factory=True, **env
+    ) as server:
         yield server
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 from flask import Flask
+
+from cores import keep_to_one
 
 CARD: dict[str, Any] = {
     "loyalty_status": "Member",
@@ -21,6 +25,12 @@ CARD: dict[str, Any] = {
 }
 
 app = Flask(__name__)
+
+
+def on_granian() -> Flask:
+    """The same, on a core of its own as Tallydesk is."""
+    keep_to_one(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]), workers=int(os.environ["GRANIAN_WORKERS"]))
+    return app
 
 
 @app.get("/widget/customer")

@@ -1,21 +1,35 @@
-"""On which cores a worker of gunicorn runs."""
+"""On which cores a worker runs, of gunicorn and of granian."""
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 import psutil
 import pytest
 
+from bench import servers, store
+from script.bootstrap import ROOT
 from storage.database import Database
 from tests.processes.serving import Server, serving, wait_for
 from tests.processes.test_server_threads import small_server
 
 WORKERS = 2
+# Keeps to a core, says which it may run on, and stays until it is told to go.
+KEEP = """
+import json, os, pathlib, sys
+import cores
+
+cores.keep_to_one(pathlib.Path(sys.argv[1]), workers=int(sys.argv[2]))
+print(json.dumps(sorted(os.sched_getaffinity(0))), flush=True)
+sys.stdin.read()
+"""
 
 
 @pytest.fixture
@@ -46,6 +60,31 @@ def test_with_more_cores_than_workers_the_kernel_chooses(tmp_path: Path, cores: 
     with small_server(tmp_path) as (process, _):
         [worker] = psutil.Process(process.pid).children()
         assert _cores_of(worker) == before == set(cores)
+
+
+def test_workers_of_granian_keep_to_a_core_each_as_well(
+    sqlite_database: Database, tmp_path: Path, cores: list[int]
+) -> None:
+    one_each = [{core} for core in cores] if len(cores) == WORKERS else [set(cores)] * WORKERS
+    filled = store.Filled(url=sqlite_database.url, folder=tmp_path, connection_ids=[], members=0, email_key=b"")
+    with servers.tallydesk_granian(filled, workers=WORKERS) as server:
+
+        def spread() -> list[set[int]]:
+            # Its own threads, which it has before the application, hardly run.
+            return sorted((os.sched_getaffinity(worker.pid) for worker in server.workers()), key=min)
+
+        wait_for(lambda: spread() == one_each, "not each has a core of its own")
+
+
+def test_who_finds_every_core_taken_keeps_to_none(tmp_path: Path, cores: list[int]) -> None:
+    command = [sys.executable, "-c", KEEP, str(tmp_path), str(len(cores))]
+    with ExitStack() as stack:
+        told = []
+        for _ in range(len(cores) + 1):
+            process = stack.enter_context(Popen(command, cwd=ROOT, stdin=PIPE, stdout=PIPE, text=True))
+            assert process.stdout is not None
+            told.append(json.loads(process.stdout.readline()))
+        assert told == [[core] for core in cores] + [cores]
 
 
 def _spread(server: Server) -> list[set[int]]:

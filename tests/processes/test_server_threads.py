@@ -47,7 +47,7 @@ QUICK_S = 4.5
 def small_server(folder: Path) -> Iterator[tuple[Popen[bytes], int]]:
     """One worker of the small application; the process and its port."""
     (folder / "app.py").write_text(APP)
-    for name in ("gunicorn.conf.py", "serving.py", "settings.py", "threads.py"):
+    for name in ("gunicorn.conf.py", "cores.py", "serving.py", "settings.py", "threads.py"):
         shutil.copy(ROOT / name, folder)
     keep = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     with free_port() as port:

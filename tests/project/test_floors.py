@@ -14,7 +14,7 @@ import pytest
 from script.bootstrap import ROOT
 
 FLOORS = [
-    {"app", "serving"},
+    {"app", "on_granian", "serving"},
     {"api_description", "cli"},
     {"services"},
     {"engine_worker", "worker"},
@@ -23,6 +23,7 @@ FLOORS = [
     {"console", "oauth", "webhooks", "widget"},
     {"loyalty"},
     {
+        "cores",
         "findings",
         "limiting",
         "notices",
