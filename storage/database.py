@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Column, Connection, Engine, Select, Table, delete, make_url, select
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from storage.connecting import postgresql_engine, sqlite_engine
 from storage.single_statements import PostgresStatements, SqliteReaders
@@ -65,13 +65,14 @@ class Database:
             self._writer: SqliteWriter | None = SqliteWriter(self.engine, Turns(name or ""))
             self._notes: SqliteWriter | PostgresStatements = self._writer
         else:
-            # Asked first whether the connection still lives: what writes is not simply tried again.
-            self.engine = postgresql_engine(url, pool_size=8, max_overflow=4, pool_pre_ping=True)
+            self.engine = postgresql_engine(url, pool_size=2, max_overflow=2, pool_pre_ping=True)
             # PostgreSQL would show each statement the newest commits: a balance without its activity.
             self._reader = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-            self._readers = PostgresStatements(url, setting="default_transaction_read_only = on")
+            self._readers = PostgresStatements(url, places=4, setting="default_transaction_read_only = on")
             self._writer = None
-            self._notes = PostgresStatements(url, setting="synchronous_commit = off")
+            # Begun and ended in words of our own: each message there and back that is saved makes an award faster.
+            self._writing = postgresql_engine(url, pool_size=4, max_overflow=2, isolation_level="AUTOCOMMIT")
+            self._notes = PostgresStatements(url, places=2, setting="synchronous_commit = off")
 
     def look_up(self, statement: Select[Any], **values: Any) -> list[Any]:
         """The rows of one statement, a transaction of its own and the shortest way to an answer.
@@ -113,11 +114,29 @@ class Database:
             with self._writer.transaction(may_be_lost=may_be_lost) as connection:
                 yield connection
             return
-        with aside(), self.engine.begin() as connection:
-            # In one message; each statement has the time limit that stood when it began.
-            first = [_limit(WRITE_S), "SET LOCAL synchronous_commit = off" if may_be_lost else "", _locking(locks)]
-            connection.exec_driver_sql("; ".join(filter(None, first)))
-            yield connection
+        # In one message; each statement has the time limit that stood when it began.
+        first = ["BEGIN", _limit(WRITE_S), "SET LOCAL synchronous_commit = off" if may_be_lost else "", _locking(locks)]
+        with aside(), self._begun("; ".join(filter(None, first))) as connection:
+            try:
+                yield connection
+            except BaseException:
+                with suppress(SQLAlchemyError):
+                    connection.exec_driver_sql("ROLLBACK")
+                raise
+            connection.exec_driver_sql("COMMIT")
+
+    def _begun(self, first: str, *, again: bool = True) -> Connection:
+        """A connection to PostgreSQL on which `first` was run. Where the server was started anew since it was last
+        used, nothing was done yet, and the next one is taken: the pool makes them all anew by then."""
+        connection = self._writing.connect()
+        try:
+            connection.exec_driver_sql(first)
+        except BaseException as error:
+            connection.close()
+            if again and isinstance(error, DBAPIError) and error.connection_invalidated:
+                return self._begun(first, again=False)
+            raise
+        return connection
 
     def limit_statements(self, tx: Connection, *, seconds: int) -> None:
         """How long a statement of `tx` may take, waiting for locks included; 0 is without limit. PostgreSQL only."""
@@ -146,6 +165,8 @@ class Database:
         """Close every pooled connection."""
         self._readers.close()
         self._notes.close()
+        if self._writer is None:
+            self._writing.dispose()
         self.engine.dispose()
 
     def require_current(self) -> None:

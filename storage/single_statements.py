@@ -53,9 +53,9 @@ class PostgresStatements:
     A statement may run twice, when its connection was lost under it.
     """
 
-    def __init__(self, url: str, *, setting: str) -> None:
-        # Few: each is in use for about a millisecond.
-        self._places = 4
+    def __init__(self, url: str, *, places: int, setting: str) -> None:
+        # As many connections; few, since each is in use for about a millisecond.
+        self._places = places
         self._engine = postgresql_engine(
             url, isolation_level="AUTOCOMMIT", pool_reset_on_return=None, pool_size=self._places, max_overflow=0
         )

@@ -350,6 +350,16 @@ def test_a_lease_is_released_by_its_owner_alone(shop: Shop) -> None:
     assert claim(owner="two")
 
 
+def test_who_has_seen_less_than_is_known_by_now_does_not_ask_again(shop: Shop) -> None:
+    """Between its look and its claim another process may have had the answer."""
+    services = shop.house.services
+    store, hmac = shop.connection.store, services.hasher.email(ANA)
+    shop.card()
+    claim = partial(services.snapshots.claim, store, member_hmac=hmac, owner="late", lease=timedelta(seconds=10))
+    assert not claim(seen=None)
+    assert claim(seen=services.snapshots.find(store, email=ANA, member_hmac=hmac))
+
+
 # -- a clock that is set back
 
 
