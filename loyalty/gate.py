@@ -115,8 +115,10 @@ class Gate:
         # This call tries whether the program is back; should nobody report, another may try later.
         return bool(self._database.note(_TRY[self._database.dialect], **values, until=now + OPEN_FOR))
 
-    def succeeded(self, name: str) -> None:
-        """The program answered a call whose `Entry` came after failures: it is well again."""
+    def succeeded(self, name: str, *, entry: Entry) -> None:
+        """The program answered the call that came in by `entry`. After failures it is well again; else this is no news."""
+        if not entry.after_failures:
+            return
         with self._database.write(f"gate {name}", may_be_lost=True) as tx:
             before = self._row(tx, name)
             tx.execute(update(gates).where(gates.c.name == name).values(failures=0, open_until=None))

@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 import outbound
 from loyalty import rivo_wire as wire
-from loyalty.gate import BACKGROUND, Call, Entry, Gate, Lane
+from loyalty.gate import BACKGROUND, Call, Gate, Lane
 from loyalty.program import (
     NotOffered,
     OutcomeUnknown,
@@ -327,12 +327,12 @@ class RivoClient:
             elif error.reason in _FAILED:
                 self._tell(self._gate.failed, access.gate)
             else:
-                self._tell_well(entry, access.gate)
+                self._tell(self._gate.succeeded, access.gate, entry=entry)
             raise
         except (ProgramRefused, UnknownMember):
-            self._tell_well(entry, access.gate)
+            self._tell(self._gate.succeeded, access.gate, entry=entry)
             raise
-        self._tell_well(entry, access.gate)
+        self._tell(self._gate.succeeded, access.gate, entry=entry)
         return found
 
     def _exchange(self, access: Access, request: Request, *, within_s: float) -> tuple[wire.Answer | NothingCame, str]:
@@ -365,11 +365,6 @@ class RivoClient:
             ),
             "",
         )
-
-    def _tell_well(self, entry: Entry, gate: str) -> None:
-        """The program answered, which the gate wants to hear only after failures."""
-        if entry.after_failures:
-            self._tell(self._gate.succeeded, gate)
 
     @staticmethod
     def _tell(report: Callable[..., None], gate: str, **more: Any) -> None:

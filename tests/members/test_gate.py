@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from loyalty.gate import BACKGROUND_CALLS_PER_S, CALLS_PER_S, Call, Gate, Lane
+from loyalty.gate import BACKGROUND_CALLS_PER_S, CALLS_PER_S, Call, Entry, Gate, Lane
 from loyalty.program import ProgramReason, ProgramUnavailable
 from sandbox import Sandbox
 from storage.database import Database
@@ -21,6 +21,7 @@ from tests.databases import Clock
 
 ROOT = Path(__file__).parents[2]
 NAME = "rivo:one"
+AFTER_FAILURES = Entry(left_s=1, after_failures=True)
 
 
 class Turns:
@@ -198,7 +199,10 @@ def test_five_failures_in_a_row_open_the_breaker_for_every_process(turns: Turns)
 def test_four_failures_do_not_nor_do_five_with_a_success_between(turns: Turns) -> None:
     for outcome in ("failed",) * 4 + ("succeeded",) + ("failed",) * 4:
         turns.enter(Lane.AGENT)
-        getattr(turns.gates[0], outcome)(NAME)
+        if outcome == "failed":
+            turns.gates[0].failed(NAME)
+        else:
+            turns.gates[0].succeeded(NAME, entry=AFTER_FAILURES)
     turns.gates[1].check(NAME)
     turns.enter(Lane.AGENT, process=1)
 
@@ -211,7 +215,7 @@ def test_after_ten_seconds_one_call_tries_and_the_others_wait_for_its_outcome(tu
     turns.enter(Lane.BACKGROUND, process=1)
     for process in (0, 1):
         assert turns.refused(process=process).reason is ProgramReason.BREAKER_OPEN
-    turns.gates[1].succeeded(NAME)
+    turns.gates[1].succeeded(NAME, entry=AFTER_FAILURES)
     for process in (0, 1):
         turns.enter(Lane.AGENT, process=process)
     turns.gates[0].failed(NAME)
@@ -266,7 +270,7 @@ def test_an_open_breaker_from_before_the_clock_was_set_back_holds_nobody_up(turn
     _open(turns)
     turns.clock.advance(-3600)
     turns.enter(Lane.AGENT)
-    turns.gates[0].succeeded(NAME)
+    turns.gates[0].succeeded(NAME, entry=AFTER_FAILURES)
     turns.enter(Lane.AGENT, process=1)
 
 
