@@ -24,15 +24,20 @@ def keep_to_one(folder: Path, *, workers: int) -> None:
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if len(cores) != workers:
         return
-    for core in cores:
-        file = os.open(folder / f"core-{core}", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(file)
-            continue
-        _held.append(file)
-        # Where it may not choose, nothing is lost but that.
-        with suppress(OSError):
+    # Where it may not choose, or not lock, nothing is lost but that.
+    with suppress(OSError):
+        core = next((core for core in cores if _is_mine(folder / f"core-{core}")), None)
+        if core is not None:
             os.sched_setaffinity(0, {core})
-        return
+
+
+def _is_mine(path: Path) -> bool:
+    """Lock this file for as long as the process lives; False when another has it."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        return False
+    _held.append(file)
+    return True

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 import queue
+import select
 import socket
 import ssl
 import threading
@@ -22,7 +23,7 @@ from functools import cached_property
 from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPResponse, IncompleteRead
 from io import BufferedReader, RawIOBase
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import certifi
@@ -100,7 +101,8 @@ class Client:
         what is checked is the very address that is connected to, so that a name cannot come to mean another in between.
 
         Only a GET may use a connection that is already open; one that turns out to be closed by then is asked again at
-        once on a new one. Raises NotSent, NoAnswer or TooLarge, none of which knows the headers or the address.
+        once on a new one, and what became of that is told. Raises NotSent, NoAnswer or TooLarge, none of which knows
+        the headers or the address.
         """
         attempt = _Attempt(ends_at=monotonic() + within_s, public_only=public_only)
         failure: Exception
@@ -141,17 +143,14 @@ class Client:
         keep = False
         try:
             connection.request(method, target, body, headers=dict(headers))
-            with connection.getresponse() as response:
+            with cast(_Response, connection.getresponse()) as response:
+                _check_frame(response)
+                ended = response.chunked or response.length is not None
                 content = _body_of(response)
-                keep = not response.will_close and not attempt.public_only
+            odd = response.more_came or (response.chunked and "Content-Length" in response.headers)
+            keep = not (response.will_close or odd or attempt.public_only or "Connection" in headers)
             return Answer(
-                status=response.status,
-                reason=response.reason,
-                headers=response.headers,
-                body=content,
-                ended=response.status in (204, 304)
-                or "Content-Length" in response.headers
-                or "Transfer-Encoding" in response.headers,
+                status=response.status, reason=response.reason, headers=response.headers, body=content, ended=ended
             )
         finally:
             if keep:
@@ -167,7 +166,8 @@ class Client:
                 connection = kept.pop()
             except IndexError:
                 break
-            if monotonic() - connection.kept_at <= MAX_IDLE_S:
+            # What comes unasked, be it the end, belongs to no question of ours.
+            if monotonic() - connection.kept_at <= MAX_IDLE_S and not _is_readable(connection.sock):
                 return connection
             connection.close()
         return None
@@ -185,8 +185,9 @@ class Client:
         return ssl.create_default_context(cafile=self._trusted or certifi.where())
 
 
-# All that http.client, zlib and the socket raise. ValueError: what they think of an odd header or address.
-_FAILURES = (HTTPException, OSError, ValueError, zlib.error)
+# All that http.client, zlib and the socket raise. ValueError, OverflowError: what they think of odd headers, addresses
+# and chunks.
+_FAILURES = (HTTPException, OSError, ValueError, OverflowError, zlib.error)
 
 
 @dataclass(kw_only=True)
@@ -210,6 +211,13 @@ class _Attempt:
         return left_s
 
 
+def _is_readable(sock: socket.socket) -> bool:
+    """Whether something came on it, or its end."""
+    looking = select.poll()
+    looking.register(sock, select.POLLIN)
+    return bool(looking.poll(0))
+
+
 def _read(url: str) -> tuple[_Server, str]:
     """Whom to ask, and for what. Raises ValueError for what is no address of the web."""
     parts = urlsplit(url)
@@ -220,26 +228,32 @@ def _read(url: str) -> tuple[_Server, str]:
     return server, (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
 
+def _check_frame(response: HTTPResponse) -> None:
+    """Raises HTTPException where it is not certain which bytes are the answer."""
+    if response.status < 200:
+        raise HTTPException("the answer is yet to come")
+    told = response.headers.get_all("Content-Length", [])
+    if len(set(told)) > 1 or (told and not response.chunked and response.length is None):
+        raise HTTPException("a length that is none")
+    if response.headers.get_all("Transfer-Encoding", []) not in ([], ["chunked"]) and not response.chunked:
+        raise HTTPException("sent in an unknown way")
+
+
 def _body_of(response: HTTPResponse) -> bytes:
-    """The whole body, one byte more than MAX_BODY at most. Raises TooLarge, and _FAILURES where it is not whole."""
-    lengths = {length.strip() for told in response.headers.get_all("Content-Length", []) for length in told.split(",")}
-    if len(lengths) > 1:
-        raise HTTPException("more than one length")
-    if response.length is None:
-        content = response.read(MAX_BODY + 1)
-    elif response.length <= MAX_BODY:
-        content = response.read()
-    else:
+    """The whole body. Raises TooLarge, and _FAILURES where it is not whole."""
+    if response.length is not None and response.length > MAX_BODY:
         raise TooLarge("the answer is too large")
-    # Nobody was asked to: what we send says `identity`.
+    # What ends before its length is an error only where no amount is asked for.
+    content = response.read(MAX_BODY + 1) if response.length is None else response.read()
+    # Nobody was asked to pack it: what we send says `identity`.
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-    if encoding in ("gzip", "x-gzip") and len(content) <= MAX_BODY:
+    if content and len(content) <= MAX_BODY and encoding != "identity":
+        if encoding not in ("gzip", "x-gzip"):
+            raise HTTPException("packed in an unknown way")
         unpacking = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
         content = unpacking.decompress(content, MAX_BODY + 1)
-        if not unpacking.eof and len(content) <= MAX_BODY:
-            raise IncompleteRead(content)
-    elif encoding != "identity":
-        raise HTTPException("packed in an unknown way")
+        if unpacking.unused_data or (not unpacking.eof and len(content) <= MAX_BODY):
+            raise IncompleteRead(b"")
     if len(content) > MAX_BODY:
         raise TooLarge("the answer is too large")
     return content
@@ -253,11 +267,14 @@ class _TimedReader(RawIOBase):
         self._sock = sock
         self._attempt = attempt
         self.at_end = False
+        self.is_shut = False
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, into: Any) -> int | None:
+        if self.is_shut:
+            return 0
         self._sock.settimeout(self._attempt.left_s())
         got = self._raw.readinto(into)
         if got:
@@ -271,19 +288,43 @@ class _TimedReader(RawIOBase):
         super().close()
 
 
+class _Buffer(BufferedReader):
+    """Tells when it is closed whether more had come than was read."""
+
+    more_came = False
+
+    def close(self) -> None:
+        if not self.closed:
+            self.raw.is_shut = True  # type: ignore[attr-defined]
+            self.more_came = bool(self.peek(1))
+        super().close()
+
+
 class _Response(HTTPResponse):
     """http.client's response, head and body read through a _TimedReader."""
 
     def __init__(self, sock: socket.socket, *args: Any, attempt: _Attempt, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
         self._reader = _TimedReader(self.fp.detach(), sock, attempt)
-        self.fp = BufferedReader(self._reader)
+        self.fp = self._buffer = _Buffer(self._reader)
+
+    @property
+    def more_came(self) -> bool:
+        """Once it is closed: whether bytes came after the answer, so that the next would not be the next one's."""
+        return self._buffer.more_came
 
     def begin(self) -> None:
         super().begin()
         if self._reader.at_end:
             # http.client takes the end of the connection for the end of the head.
             raise IncompleteRead(b"")
+
+    def _read_next_chunk_size(self) -> int:
+        size: int = super()._read_next_chunk_size()  # type: ignore[misc]
+        if size < 0:
+            # http.client would read to the end, however far that is.
+            raise ValueError
+        return size
 
 
 class _Connection(HTTPConnection):
@@ -299,7 +340,7 @@ class _Connection(HTTPConnection):
         self.default_port = 443 if server.tls else 80
         self._tls = tls
 
-    def response_class(self, sock: socket.socket, *args: Any, **kwargs: Any) -> HTTPResponse:  # type: ignore[override]
+    def response_class(self, sock: socket.socket, *args: Any, **kwargs: Any) -> _Response:  # type: ignore[override]
         """Called by http.client for each answer."""
         return _Response(sock, *args, attempt=self.attempt, **kwargs)
 

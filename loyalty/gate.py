@@ -12,15 +12,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from time import monotonic
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, Text, bindparam, cast, select, update
+from sqlalchemy import Connection, Text, and_, bindparam, cast, select, update
 
 from loyalty.program import ProgramReason, ProgramUnavailable
 from storage.database import INSERTS, Database, insert_into
 from storage.statements import run, run_one
-from storage.tables import EPOCH, MICROSECOND, gates
+from storage.tables import EPOCH, MICROSECOND, UtcTime, gates
 from threads import aside
 
 CALLS_PER_S = 12
@@ -29,6 +30,7 @@ FAILURES_TO_OPEN = 5
 OPEN_FOR = timedelta(seconds=10)
 # What lies further ahead than anybody may wait was written before the clock was set back.
 MOST_AHEAD = timedelta(minutes=1)
+MOST_LATE = timedelta(milliseconds=50)
 
 log = structlog.get_logger()
 
@@ -69,6 +71,8 @@ class Gate:
         self._database = database
         self._now = now
         self._sleep = sleep
+        # Where a call of this process failed and none has succeeded since: those under way had entered before.
+        self._failing: set[str] = set()
 
     def check(self, name: str) -> None:
         """Raises ProgramUnavailable when `enter` certainly would, without waiting or writing anything."""
@@ -78,20 +82,22 @@ class Gate:
     def enter(self, name: str, *, call: Call) -> Entry:
         """Wait for the turn of a call. Raises ProgramUnavailable: BREAKER_OPEN, BUSY or BUDGET_SPENT; nothing was taken
         from the budget then."""
+        ends = monotonic() + call.within_s
         while True:
             row = next(iter(self._database.look_up(_FIND, of=name)), _NEW)
             now = self._now()
             self._check_breaker(row.open_until, now=now)
             at = self._turn(row, lane=call.lane, now=now)
             wait_s = (at - now).total_seconds()
-            if wait_s >= call.within_s:
+            if wait_s >= call.within_s or monotonic() > ends:
                 paused = row.paused_until is not None and row.paused_until > now
                 raise ProgramUnavailable(
                     ProgramReason.BUSY if paused else ProgramReason.BUDGET_SPENT,
                     "The program has been called as often as it allows.",
                     retry_after_s=wait_s,
                 )
-            if self._take(name, row, at=at, lane=call.lane, now=now):
+            # A turn that came late, because the note had to wait, is left: by now others may have those around it.
+            if self._take(name, row, at=at, lane=call.lane, now=now) and self._now() - at < MOST_LATE:
                 break
         if wait_s > 0:
             with aside():
@@ -113,12 +119,14 @@ class Gate:
         if row.open_until is None:
             return bool(self._database.note(_ENTER[self._database.dialect], **values))
         # This call tries whether the program is back; should nobody report, another may try later.
-        return bool(self._database.note(_TRY[self._database.dialect], **values, until=now + OPEN_FOR))
+        more = {"open_seen": row.open_until, "until": now + OPEN_FOR}
+        return bool(self._database.note(_TRY[self._database.dialect], **values, **more))
 
     def succeeded(self, name: str, *, entry: Entry) -> None:
-        """The program answered the call that came in by `entry`. After failures it is well again; else this is no news."""
-        if not entry.after_failures:
+        """The program answered the call that came in by `entry`: after failures it is well again."""
+        if not entry.after_failures and name not in self._failing:
             return
+        self._failing.discard(name)
         with self._database.write(f"gate {name}", may_be_lost=True) as tx:
             before = self._row(tx, name)
             tx.execute(update(gates).where(gates.c.name == name).values(failures=0, open_until=None))
@@ -127,6 +135,7 @@ class Gate:
 
     def failed(self, name: str) -> None:
         """The program was not reached, did not answer, or answered nonsense."""
+        self._failing.add(name)
         now = self._now()
         with self._database.write(f"gate {name}", may_be_lost=True) as tx:
             failures = self._row(tx, name).failures + 1
@@ -200,20 +209,25 @@ _FIND = select(gates, _CALLS_TEXT.label("was")).where(gates.c.name == bindparam(
 _STANDING = _FIND.with_only_columns(gates.c.failures, gates.c.open_until)
 
 
-def _entering(dialect: str, **more: Any) -> Any:
+def _entering(dialect: str, *conditions: Any, **more: Any) -> Any:
     statement = INSERTS[dialect](gates).values(
         name=bindparam("gate"), calls=bindparam("all"), background_calls=bindparam("behind"), **more
     )
     return statement.on_conflict_do_update(
         index_elements=[gates.c.name],
         set_={name: statement.excluded[name] for name in ("calls", "background_calls", *more)},
-        where=bindparam("was", type_=Text) == _CALLS_TEXT,
+        where=and_(bindparam("was", type_=Text) == _CALLS_TEXT, *conditions),
     )
 
 
 # By the name of the dialect: ON CONFLICT is said by each for itself.
 _ENTER = {dialect: _entering(dialect) for dialect in INSERTS}
-_TRY = {dialect: _entering(dialect, open_until=bindparam("until")) for dialect in INSERTS}
+_TRY = {
+    dialect: _entering(
+        dialect, gates.c.open_until == bindparam("open_seen", type_=UtcTime), open_until=bindparam("until")
+    )
+    for dialect in INSERTS
+}
 
 
 def _recent(calls: Sequence[int], *, now: datetime) -> list[int]:

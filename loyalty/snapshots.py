@@ -21,7 +21,7 @@ from loyalty.program import SHOWN_ACTIVITY, Activity, Member, MemberStatus, Stor
 from storage.database import INSERTS, Database
 from storage.sealing import Sealer
 from storage.statements import change, run
-from storage.tables import EPOCH, MICROSECOND, UtcTime, awards, snapshots, stores
+from storage.tables import EPOCH, MICROSECOND, awards, snapshots, stores
 
 # What lies further ahead than clocks of hosts differ was written before the clock was set back.
 MOST_AHEAD = timedelta(minutes=1)
@@ -103,7 +103,7 @@ class Snapshots:
         def keep(read: Callable[..., list[Any]], write: Callable[..., int]) -> Member | None:
             activity = member.recent_activity
             if not with_activity:
-                for row in read(_SHOWN, store_id=store.id, email_hmac=member_hmac):
+                for row in read(_SHOWN_HELD, store_id=store.id, email_hmac=member_hmac):
                     activity = activity if row.shown is None else _activity(row.shown["activity"])
             own = _own(read(_OWN_AWARDS, store_id=store.id, member_hmac=member_hmac))
             shown = _shown(member, _merged(activity, own))
@@ -164,23 +164,16 @@ class Snapshots:
             held = self._lease(store, member_hmac)
             if held is not None and held.lease_until is not None and now < held.lease_until <= far:
                 return False
-        claimed = self._database.note(
-            _CLAIM[self._database.dialect],
-            store_id=store.id,
-            email_hmac=member_hmac,
-            seen=None if seen is None else seen.as_of,
-            owner=owner,
-            until=now + lease,
-            now=now,
-            far=far,
-        )
-        return claimed > 0
+        where = {"owner": owner, "until": now + lease, "now": now, "far": far}
+        if seen is None:
+            claim = _CLAIM[self._database.dialect]
+            return bool(self._database.note(claim, store_id=store.id, email_hmac=member_hmac, **where))
+        # Only what is still there: what was forgotten since is not known any more.
+        claim_seen = {"of_store": store.id, "of_member": member_hmac, "seen": seen.as_of, **where}
+        return bool(self._database.note(_CLAIM_SEEN, **claim_seen))
 
     def release(self, store: Store, *, member_hmac: str, owner: str) -> None:
         """Let others ask. Whose answer was kept has done so with it."""
-        held = self._lease(store, member_hmac)
-        if held is None or held.lease_owner != owner:
-            return
         self._database.note(_RELEASE, of_store=store.id, of_member=member_hmac, owner=owner)
 
     def forget(self, store: Store) -> int:
@@ -246,11 +239,24 @@ _SHOWN = _FIND.with_only_columns(
     snapshots.c.outdated_at,
 )
 
+# Nobody else writes it before the transaction ends. SQLite writers are alone anyway.
+_SHOWN_HELD = _SHOWN.with_for_update()
+
 _LEASE = select(snapshots.c.lease_until, snapshots.c.lease_owner).where(
     snapshots.c.store_id == bindparam("store_id"),
     snapshots.c.email_hmac == bindparam("email_hmac"),
 )
 
+_OF_MEMBER = update(snapshots).where(
+    snapshots.c.store_id == bindparam("of_store"), snapshots.c.email_hmac == bindparam("of_member")
+)
+# Its holder may claim it again: a note may run twice.
+_FREE = or_(
+    snapshots.c.lease_until.is_(None),
+    snapshots.c.lease_until <= bindparam("now"),
+    snapshots.c.lease_until > bindparam("far"),
+    snapshots.c.lease_owner == bindparam("owner"),
+)
 # By the name of the dialect: ON CONFLICT is said by each for itself.
 _CLAIM = {
     dialect: new(snapshots)
@@ -264,20 +270,12 @@ _CLAIM = {
     .on_conflict_do_update(
         index_elements=[snapshots.c.store_id, snapshots.c.email_hmac],
         set_={"lease_owner": bindparam("owner"), "lease_until": bindparam("until")},
-        where=and_(
-            snapshots.c.as_of.is_not_distinct_from(bindparam("seen", type_=UtcTime)),
-            or_(
-                snapshots.c.lease_until.is_(None),
-                snapshots.c.lease_until <= bindparam("now"),
-                snapshots.c.lease_until > bindparam("far"),
-            ),
-        ),
+        where=and_(snapshots.c.as_of.is_(None), _FREE),
     )
     for dialect, new in INSERTS.items()
 }
-
-_OF_MEMBER = update(snapshots).where(
-    snapshots.c.store_id == bindparam("of_store"), snapshots.c.email_hmac == bindparam("of_member")
+_CLAIM_SEEN = _OF_MEMBER.where(snapshots.c.as_of == bindparam("seen"), _FREE).values(
+    lease_owner=bindparam("owner"), lease_until=bindparam("until")
 )
 _RELEASE = _OF_MEMBER.where(snapshots.c.lease_owner == bindparam("owner")).values(lease_owner=None, lease_until=None)
 

@@ -65,14 +65,14 @@ class Database:
             self._writer: SqliteWriter | None = SqliteWriter(self.engine, Turns(name or ""))
             self._notes: SqliteWriter | PostgresStatements = self._writer
         else:
-            self.engine = postgresql_engine(url, pool_size=2, max_overflow=2, pool_pre_ping=True)
+            self.engine = postgresql_engine(url, pool_size=2, max_overflow=4, pool_pre_ping=True)
             # PostgreSQL would show each statement the newest commits: a balance without its activity.
             self._reader = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-            self._readers = PostgresStatements(url, places=4, setting="default_transaction_read_only = on")
+            self._readers = PostgresStatements(url, "SET default_transaction_read_only = on")
             self._writer = None
             # Begun and ended in words of our own: each message there and back that is saved makes an award faster.
-            self._writing = postgresql_engine(url, pool_size=4, max_overflow=2, isolation_level="AUTOCOMMIT")
-            self._notes = PostgresStatements(url, places=2, setting="synchronous_commit = off")
+            self._writing = postgresql_engine(url, pool_size=8, max_overflow=4, isolation_level="AUTOCOMMIT")
+            self._notes = PostgresStatements(url, f"SET synchronous_commit = off; {_limit(WRITE_S, local=False)}")
 
     def look_up(self, statement: Select[Any], **values: Any) -> list[Any]:
         """The rows of one statement, a transaction of its own and the shortest way to an answer.
@@ -239,8 +239,8 @@ def unavailable_sentence(error: DBAPIError) -> str:
     return "The database refused the operation."
 
 
-def _limit(seconds: int) -> str:
-    return f"SET LOCAL statement_timeout = {seconds * 1_000:d}"
+def _limit(seconds: int, *, local: bool = True) -> str:
+    return f"SET {'LOCAL ' if local else ''}statement_timeout = {seconds * 1_000:d}"
 
 
 def _locking(names: Sequence[str]) -> str:

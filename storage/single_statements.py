@@ -53,15 +53,15 @@ class PostgresStatements:
     A statement may run twice, when its connection was lost under it.
     """
 
-    def __init__(self, url: str, *, places: int, setting: str) -> None:
-        # As many connections; few, since each is in use for about a millisecond.
-        self._places = places
+    def __init__(self, url: str, settings: str) -> None:
+        # Few connections: each is in use for about a millisecond.
+        self._places = 4
         self._engine = postgresql_engine(
             url, isolation_level="AUTOCOMMIT", pool_reset_on_return=None, pool_size=self._places, max_overflow=0
         )
 
         def prepare(connection: Any, _record: Any) -> None:
-            connection.execute(f"SET {setting}")
+            connection.execute(settings)
 
         event.listen(self._engine, "connect", prepare)
 

@@ -88,20 +88,30 @@ class SqliteWriter:
         once, and only where somebody writes just now it waits in line.
         """
         try:
+            changed = self._note_at_once(sql, parameters)
+            if changed is None:
+                with self.transaction(may_be_lost=True) as tx:
+                    driver: Any = tx.connection.driver_connection
+                    changed = int(driver.execute(sql, parameters).rowcount)
+        except sqlite3.Error as error:
+            raise refused(error, sql=sql, kind=sqlite3.Error) from error
+        return changed
+
+    def _note_at_once(self, sql: str, parameters: Any) -> int | None:
+        """None when somebody writes just now."""
+        try:
             connection = self._idle.pop()
         except IndexError:
             connection = self._connect()
         try:
             return int(connection.execute(sql, parameters).rowcount)
-        except sqlite3.Error as error:
+        except sqlite3.OperationalError as error:
             # The lower byte: the others tell of which kind it is.
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
-                raise refused(error, sql=sql, kind=sqlite3.Error) from error
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            return None
         finally:
             self._idle.append(connection)
-        with self.transaction(may_be_lost=True) as tx:
-            driver: Any = tx.connection.driver_connection
-            return int(driver.execute(sql, parameters).rowcount)
 
     def close(self) -> None:
         """Close the connections, and give back what writing needs beside it. For when nobody writes any more."""
@@ -117,8 +127,12 @@ class SqliteWriter:
         pooled = self._engine.raw_connection()
         connection: Any = pooled.driver_connection
         pooled.detach()
-        for pragma in ("synchronous=NORMAL", "busy_timeout=0"):
-            connection.execute(f"PRAGMA {pragma}").close()
+        try:
+            for pragma in ("synchronous=NORMAL", "busy_timeout=0"):
+                connection.execute(f"PRAGMA {pragma}").close()
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _begin(self, *, may_be_lost: bool, until: float) -> _Shared:

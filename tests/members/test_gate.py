@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -272,6 +273,40 @@ def test_an_open_breaker_from_before_the_clock_was_set_back_holds_nobody_up(turn
     turns.enter(Lane.AGENT)
     turns.gates[0].succeeded(NAME, entry=AFTER_FAILURES)
     turns.enter(Lane.AGENT, process=1)
+
+
+def test_successes_under_way_when_the_first_call_failed_count_between_failures(turns: Turns) -> None:
+    entries = [turns.gates[0].enter(NAME, call=Call(lane=Lane.AGENT, within_s=60)) for _ in range(10)]
+    for number, entry in enumerate(entries):
+        if number % 2:
+            turns.gates[0].succeeded(NAME, entry=entry)
+        else:
+            turns.gates[0].failed(NAME)
+    turns.enter(Lane.AGENT)
+
+
+def test_a_turn_that_was_noted_too_late_is_left_for_a_later_one(database: Database, clock: Clock) -> None:
+    """Whoever wrote meanwhile may have the calls around it."""
+    made: list[datetime] = []
+    gate = Gate(database, now=clock, sleep=clock.advance)
+    note = database.note
+
+    def late(*args: Any, **values: Any) -> int:
+        if not made:
+            clock.advance(1.5)
+            made.append(clock())
+            for _ in range(CALLS_PER_S):
+                others.enter(NAME, call=Call(lane=Lane.AGENT, within_s=60))
+                made.append(clock())
+        return note(*args, **values)
+
+    others = Gate(Database(database.url), now=clock, sleep=clock.advance)
+    vars(database)["note"] = late
+    gate.enter(NAME, call=Call(lane=Lane.AGENT, within_s=60))
+    made.append(clock())
+    times = sorted(made[1:])
+    assert max(sum(0 <= (at - start).total_seconds() < 1 for at in times) for start in times) <= CALLS_PER_S
+    others._database.close()
 
 
 def test_each_store_has_a_breaker_of_its_own(turns: Turns) -> None:

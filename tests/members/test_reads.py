@@ -357,7 +357,12 @@ def test_who_has_seen_less_than_is_known_by_now_does_not_ask_again(shop: Shop) -
     shop.card()
     claim = partial(services.snapshots.claim, store, member_hmac=hmac, owner="late", lease=timedelta(seconds=10))
     assert not claim(seen=None)
-    assert claim(seen=services.snapshots.find(store, email=ANA, member_hmac=hmac))
+    seen = services.snapshots.find(store, email=ANA, member_hmac=hmac)
+    assert seen is not None
+    assert claim(seen=seen)
+    assert claim(seen=seen), "a statement that ran twice"
+    services.snapshots.forget(store)
+    assert not claim(seen=seen), "what was forgotten since is not brought back"
 
 
 # -- a clock that is set back

@@ -148,6 +148,36 @@ def lie_about_the_encoding(peer: Peer) -> None:
     peer.say(answer("200 OK", b"not gzip at all", "Content-Encoding: gzip"))
 
 
+def promise_and_break_off(peer: Peer) -> None:
+    peer.request()
+    peer.say(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+
+
+def say_a_length_that_is_none(peer: Peer) -> None:
+    peer.request()
+    peer.say(b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n{}")
+
+
+def say_it_all_in_one_chunk_of_no_size(peer: Peer) -> None:
+    peer.request()
+    peer.say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n{}\r\n0\r\n\r\n")
+
+
+def say_it_in_a_chunk_of_a_size_beyond_numbers(peer: Peer) -> None:
+    peer.request()
+    peer.say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-ffffffffffffffffffffffff\r\n{}\r\n0\r\n\r\n")
+
+
+def send_it_in_an_unknown_way(peer: Peer) -> None:
+    peer.request()
+    peer.say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\nContent-Length: 3\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+
+
+def pack_two_in_one(peer: Peer) -> None:
+    peer.request()
+    peer.say(answer("200 OK", gzip.compress(b"one") + gzip.compress(b"two"), "Content-Encoding: gzip"))
+
+
 def say_two_lengths(peer: Peer) -> None:
     peer.request()
     peer.say(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 7\r\n\r\n{}")
@@ -166,6 +196,12 @@ def say_two_lengths(peer: Peer) -> None:
         talk_nonsense,
         lie_about_the_encoding,
         say_two_lengths,
+        say_a_length_that_is_none,
+        promise_and_break_off,
+        say_it_all_in_one_chunk_of_no_size,
+        say_it_in_a_chunk_of_a_size_beyond_numbers,
+        send_it_in_an_unknown_way,
+        pack_two_in_one,
     ],
 )
 def test_an_answer_that_is_not_whole_is_none_and_nothing_is_sent_again(
@@ -399,6 +435,62 @@ def test_a_read_on_a_new_connection_is_not_asked_again(client: Client) -> None:
         assert len(server.requests) == 3
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi" + b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nPOISON",
+        b"HTTP/1.1 204 No Content\r\n\r\n" + b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 3\r\n\r\nbye",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi" + b"x" * 30_000,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n"
+        + b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 9\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+    ],
+)
+def test_what_comes_after_an_answer_is_no_answer_to_the_next_question(client: Client, more: bytes) -> None:
+    """One connection serves the stores of many merchants."""
+
+    def handle(peer: Peer) -> None:
+        while request := peer.request():
+            first = len(server.requests) == 1
+            peer.say(more if first else answer(body=request.split(b" ")[1]))
+
+    with Raw(handle) as server:
+        assert ask(client, server.url, path="/first").status in (200, 204)
+        assert ask(client, server.url, path="/second").body == b"/second"
+        assert server.connections == 2
+
+
+def test_what_comes_later_without_being_asked_for_is_no_answer_either(client: Client) -> None:
+    said = threading.Event()
+
+    def handle(peer: Peer) -> None:
+        while request := peer.request():
+            peer.say(answer(body=request.split(b" ")[1]))
+            if len(server.requests) == 1:
+                peer.say(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 3\r\n\r\nbye")
+                said.set()
+
+    with Raw(handle) as server:
+        ask(client, server.url, path="/first")
+        assert said.wait(10)
+        assert ask(client, server.url, path="/second").body == b"/second"
+        assert server.connections == 2
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br"])
+def test_nothing_at_all_may_be_packed_in_any_way(client: Client, encoding: str) -> None:
+    with Raw(always(answer("200 OK", b"", f"Content-Encoding: {encoding}"))) as server:
+        told = ask(client, server.url, method="POST")
+        assert (told.status, told.body, told.ended) == (200, b"", True)
+
+
+def test_who_asks_for_the_end_of_the_connection_keeps_none(client: Client) -> None:
+    with Raw(always(answer())) as server:
+        for _ in range(2):
+            client.exchange("GET", server.url, headers={"Connection": "close"}, within_s=LONG_S)
+        assert server.connections == 2
+
+
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
 def test_a_write_never_meets_a_kept_connection(client: Client, method: str) -> None:
     with Raw(answer_once_then_break_off) as server:
@@ -493,7 +585,8 @@ def test_neither_key_nor_address_is_in_an_error_or_a_log_line(client: Client, ca
         peer.say(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n bad\r\nno colon here\r\n\r\n{}")
 
     with Raw(odd_header) as server:
-        ask(client, server.url)
+        with pytest.raises(NoAnswer):
+            ask(client, server.url)
         server.handle = break_off
         with pytest.raises(NoAnswer) as caught:
             ask(client, server.url, method="POST")

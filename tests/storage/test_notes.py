@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from sqlalchemy import bindparam, insert, select, update
@@ -12,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from storage.database import Database
 from storage.tables import app_keys
 from tests.databases import Postgres
+from tests.processes.serving import wait_for
 from tests.storage.together import at_once
 
 ADD = insert(app_keys).values(name=bindparam("of"), sealed=bindparam("value"))
@@ -50,6 +52,43 @@ def test_a_note_that_is_refused_says_so_and_changes_nothing(database: Database) 
         database.note(ADD, of="count", value="1")
     assert value_of(database) == "0"
     assert database.note(COUNT, of="count", was="0", value="1") == 1, "and the next one is taken"
+
+
+def test_a_note_that_waited_in_line_and_finds_the_disk_full_says_so(sqlite_database: Database) -> None:
+    told: list[BaseException] = []
+
+    def note() -> None:
+        try:
+            sqlite_database.note(ADD, of="big", value="x" * 1_000_000)
+        except BaseException as error:
+            told.append(error)
+
+    thread = threading.Thread(target=note)
+
+    def hold() -> None:
+        with sqlite_database.write() as tx:
+            pages = tx.exec_driver_sql("PRAGMA page_count").scalar_one()
+            tx.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+            thread.start()
+            line = sqlite_database._writer._line  # type: ignore[union-attr]
+            wait_for(lambda: bool(line._places), "the note never stood in line")
+
+    # Who shares a transaction with it hears so too.
+    with pytest.raises(DBAPIError):
+        hold()
+    thread.join(timeout=30)
+    assert [isinstance(error, DBAPIError) for error in told] == [True]
+    assert "full" in str(told[0])
+
+
+def test_a_note_for_which_no_connection_can_be_made_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "gone.db"
+    database = Database(f"sqlite:///{path}")
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(DBAPIError, match="unable to open"):
+        database.note(ADD, of="count", value="0")
+    database.close()
 
 
 def test_of_many_who_write_under_a_condition_each_counts_once(database: Database, other: Database) -> None:
