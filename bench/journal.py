@@ -61,9 +61,9 @@ _ON_SQLITE = (
     "The disk: two transactions are waited for, and each of them is at least what stands above for one of a single row."
 )
 _ON_POSTGRESQL = (
-    "The server: of the statements of intent and outcome the two commits, which wait for the disk, and the two requests "
-    "for a job, which the engine's own function writes, take about 0.4 ms each; the ten others take 0.1 to 0.2 ms, there "
-    "and back, and none can be left out: limits, the look for a double click, the lock, the award, the attempt."
+    "The server: of the statements of intent and outcome the two commits, which wait for the disk, and the two "
+    "requests for a job, which the engine's own function writes, take about 0.4 ms each; the others take 0.1 to 0.2 ms "
+    "there and back, and none can be left out: limits, the look for a double click, the lock, the award, the attempt."
 )
 
 
