@@ -35,7 +35,7 @@ def create_app():
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "app.py").write_text(APP)
-    for name in ("gunicorn.conf.py", "serving.py", "settings.py", "threads.py"):
+    for name in ("gunicorn.conf.py", "cores.py", "serving.py", "settings.py", "threads.py"):
         shutil.copy(ROOT / name, tmp_path)
     return tmp_path
 
