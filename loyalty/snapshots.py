@@ -209,7 +209,7 @@ class Snapshots:
         statement = _PUT_BORN if "date_of_birth_sealed" in values else _PUT
         held = {}
         if owner is not None:
-            statement, held = _HELD[statement], {"owner": owner}
+            statement, held = _PUT_HELD, {"owner": owner}
         where = {"of_store": store.id, "of_member": member_hmac, "ahead": now + MOST_AHEAD, **held}
         return bool(write(statement, **where, now=now, **{f"new_{name}": value for name, value in values.items()}))
 
@@ -292,10 +292,7 @@ _PUT = _OF_MEMBER.where(
 )
 _PUT_BORN = _PUT.values(date_of_birth_sealed=bindparam("new_date_of_birth_sealed"))
 # Whoever asked has its answer: the next may ask.
-_HELD = {
-    put: put.where(snapshots.c.lease_owner == bindparam("owner")).values(lease_owner=None, lease_until=None)
-    for put in (_PUT, _PUT_BORN)
-}
+_PUT_HELD = _PUT_BORN.where(snapshots.c.lease_owner == bindparam("owner")).values(lease_owner=None, lease_until=None)
 
 
 def _own(rows: list[Any]) -> tuple[Activity, ...]:
