@@ -38,7 +38,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from loyalty.attempts import Attempt, AttemptKind, AttemptOutcome, write_attempt
 from loyalty.award_key import AwardKey
-from loyalty.delivery import LOOK_WITHIN_S, Delivery, Look
+from loyalty.delivery import LOOK_WITHIN_S, Confirmation, Delivery, Look
 from loyalty.journal import IS_OPEN, SETTLED, AwardState, Journal, Sending, SettledBy, what_of
 from loyalty.members import Members
 from loyalty.program import (
@@ -53,7 +53,7 @@ from loyalty.program import (
 )
 from storage.database import Database
 from storage.sealing import CannotOpen, Hasher, RandomBytes, Sealer
-from storage.statements import run, run_one
+from storage.statements import ask, run
 from storage.tables import awards
 
 log = structlog.get_logger()
@@ -232,11 +232,13 @@ class Awards:
         with self._database.write(*locks) as tx:
             # Not before the turn has come: an award is as old as what was known when it was written down.
             now = self._now()
+            given_today = self._given_today(tx, asked, now=now)
             earlier, key_is_free = self._earlier(tx, asked, now=now)
             if earlier is None:
                 _check_request(request, rules)
                 _check_member(member, rules)
-                self._check_caps(tx, asked, rules=rules, now=now)
+                (today,) = given_today()
+                _check_caps(request, rules, today=today)
                 if trouble is not None:
                     # A press that cannot be sent leaves no trace.
                     raise trouble
@@ -341,12 +343,15 @@ class Awards:
         self._members.outdate(store, member_hmac=row.member_hmac)
 
     def _send(self, sending: Sending) -> tuple[Look | None, Any]:
-        """What sending brought, and the journal's row after it; nothing where trouble of our own came between.
+        """What sending brought, and the journal's row after it unless it was applied; nothing where trouble of our own
+        came between.
 
         The award is written down by then and may have been sent: whatever goes wrong, it is being confirmed.
         """
         try:
-            return self._delivery.send_now(sending), self._journal.read(sending.operation_id)
+            look = self._delivery.send_now(sending)
+            applied = look.outcome is Confirmation.APPLIED
+            return look, None if applied else self._journal.read(sending.operation_id)
         except (SQLAlchemyError, CannotOpen) as error:
             log.error("award", outcome="storage_trouble", kind=type(error).__name__, operation_id=sending.operation_id)
         except Exception:
@@ -386,10 +391,12 @@ class Awards:
         else:
             status, is_new = Status.BEING_CONFIRMED, False
             look, row = self._send(booked.sending)
-            if row is not None and look is not None:
-                if row.state == AwardState.REJECTED:
+            if look is not None:
+                # Somebody else may have settled what this attempt could not.
+                state = AwardState.APPLIED if look.outcome is Confirmation.APPLIED else row and row.state
+                if state == AwardState.REJECTED:
                     raise _refusal_of(look.error, told=row.told or "", undo=row.reverses is not None)
-                if row.state == AwardState.APPLIED:
+                if state == AwardState.APPLIED:
                     status, is_new = Status.APPLIED, look.points_balance is not None
                     balance = look.points_balance if is_new else balance
         return AwardResult(
@@ -452,35 +459,15 @@ class Awards:
         left: timedelta = earlier.created_at + self._window - now
         return max(1, math.ceil(left.total_seconds()))
 
-    def _check_caps(self, tx: Connection, asked: _Asked, *, rules: Rules, now: datetime) -> None:
-        """Refuse what would exceed a day's cap. Unsettled awards count; undone ones do not; the day is UTC's."""
-        request = asked.request
-        today = run_one(
+    def _given_today(self, tx: Connection, asked: _Asked, *, now: datetime) -> Callable[[], list[Any]]:
+        """The sums of the connection's UTC day. Unsettled awards count; undone ones do not."""
+        return ask(
             tx,
             _TODAY,
-            connection_id=request.origin.connection_id,
+            connection_id=asked.request.origin.connection_id,
             agent_hmac=asked.agent_hmac,
             midnight=now.replace(hour=0, minute=0, second=0, microsecond=0),
         )
-        if request.credit_cents:
-            if today.credit_cents + request.credit_cents > rules.max_credit_cents_per_day:
-                raise AwardRefused(
-                    Refusal.CREDIT_ABOVE_CONNECTION_CAP,
-                    points=int(today.credit_cents),
-                    limit=rules.max_credit_cents_per_day,
-                )
-            return
-        if today.by_agent + request.points > rules.max_points_per_agent_per_day:
-            raise AwardRefused(
-                Refusal.POINTS_ABOVE_AGENT_CAP,
-                points=int(today.by_agent),
-                limit=rules.max_points_per_agent_per_day,
-                agent_known=request.origin.agent_email is not None,
-            )
-        if today.points + request.points > rules.max_points_per_day:
-            raise AwardRefused(
-                Refusal.POINTS_ABOVE_CONNECTION_CAP, points=int(today.points), limit=rules.max_points_per_day
-            )
 
     def _book(
         self,
@@ -618,6 +605,29 @@ def _check_member(member: Member, rules: Rules) -> None:
         raise AwardRefused(Refusal.MEMBER_EXCLUDED)
     if member.status is MemberStatus.GUEST and not rules.allow_guests:
         raise AwardRefused(Refusal.MEMBER_GUEST)
+
+
+def _check_caps(request: AwardRequest, rules: Rules, *, today: Any) -> None:
+    """Refuse what would exceed a day's cap, after the sums of `today`."""
+    if request.credit_cents:
+        if today.credit_cents + request.credit_cents > rules.max_credit_cents_per_day:
+            raise AwardRefused(
+                Refusal.CREDIT_ABOVE_CONNECTION_CAP,
+                points=int(today.credit_cents),
+                limit=rules.max_credit_cents_per_day,
+            )
+        return
+    if today.by_agent + request.points > rules.max_points_per_agent_per_day:
+        raise AwardRefused(
+            Refusal.POINTS_ABOVE_AGENT_CAP,
+            points=int(today.by_agent),
+            limit=rules.max_points_per_agent_per_day,
+            agent_known=request.origin.agent_email is not None,
+        )
+    if today.points + request.points > rules.max_points_per_day:
+        raise AwardRefused(
+            Refusal.POINTS_ABOVE_CONNECTION_CAP, points=int(today.points), limit=rules.max_points_per_day
+        )
 
 
 _undo = awards.alias("undo")

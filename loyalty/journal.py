@@ -112,13 +112,12 @@ class Journal:
     def write_sending(self, tx: Connection, *, store: Store, email: str, owner: str, **values: Any) -> Sending:
         """Write a new award down as about to be sent by `owner`. `values` are the columns of NEW_AWARD.
 
-        A job is asked for that takes over should the owner vanish.
+        Should the owner vanish, the sweep finds it when the lease has ended.
         """
         lease_until = self._now() + AGENT_LEASE
         held = {"state": AwardState.SENDING.value, "sends": 1, "lease_owner": owner, "lease_until": lease_until}
         run(tx, _NEW, **values, **{**_UNTOUCHED, **held})
         operation_id = values["operation_id"]
-        defer(tx, CONFIRM_AWARD, operation_id, run_at=lease_until)
         return Sending(
             operation_id=operation_id,
             owner=owner,
@@ -359,7 +358,6 @@ class Journal:
             rows = run(tx, _BEGIN, of=operation_id, owner=owner, until=lease_until)
             if not rows:
                 return None
-            defer(tx, CONFIRM_AWARD, operation_id, run_at=lease_until)
             store = store_of(tx, rows[0].store_id)
         return Sending(
             operation_id=operation_id,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -17,21 +16,17 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Column, Connection, Engine, Select, Table, delete, make_url, select
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
-from storage.connecting import postgresql_engine, sqlite_engine
+from storage.connecting import WRITE_S, limit, postgresql_engine, sqlite_engine
+from storage.postgres_writer import PostgresWriter, locking
 from storage.single_statements import PostgresStatements, SqliteReaders
 from storage.sqlite_writer import SqliteWriter
 from storage.statements import Writing, prepared
 from storage.turns import Turns
-from threads import aside
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 UNWRITABLE = "The database file cannot be written. Check the permissions of its folder."
-
-
-# The time limit of a writer's statements, below the 10 s in which an award answers.
-WRITE_S = 8
 
 
 class DatabaseUnavailable(Exception):
@@ -62,17 +57,16 @@ class Database:
             self.engine: Engine = sqlite_engine(url)
             self._reader = self.engine
             self._readers: SqliteReaders | PostgresStatements = SqliteReaders(name or "")
-            self._writer: SqliteWriter | None = SqliteWriter(self.engine, Turns(name or ""))
-            self._notes: SqliteWriter | PostgresStatements = self._writer
+            sqlite_writer = SqliteWriter(self.engine, Turns(name or ""))
+            self._writer: SqliteWriter | PostgresWriter = sqlite_writer
+            self._notes: SqliteWriter | PostgresStatements = sqlite_writer
         else:
             self.engine = postgresql_engine(url, pool_size=2, max_overflow=4, pool_pre_ping=True)
             # PostgreSQL would show each statement the newest commits: a balance without its activity.
             self._reader = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-            self._readers = PostgresStatements(url, "SET default_transaction_read_only = on")
-            self._writer = None
-            # Begun and ended in words of our own: each message there and back that is saved makes an award faster.
-            self._writing = postgresql_engine(url, pool_size=8, max_overflow=4, isolation_level="AUTOCOMMIT")
-            self._notes = PostgresStatements(url, f"SET synchronous_commit = off; {_limit(WRITE_S, local=False)}")
+            self._readers = PostgresStatements(url, "default_transaction_read_only = on")
+            self._writer = PostgresWriter(url)
+            self._notes = PostgresStatements(url, "synchronous_commit = off", limit(WRITE_S))
 
     def look_up(self, statement: Select[Any], **values: Any) -> list[Any]:
         """The rows of one statement, a transaction of its own and the shortest way to an answer.
@@ -102,51 +96,24 @@ class Database:
                 self.limit_statements(connection, seconds=0)
             yield connection
 
-    @contextmanager
-    def write(self, *locks: str, may_be_lost: bool = False) -> Iterator[Connection]:
+    def write(self, *locks: str, may_be_lost: bool = False) -> AbstractContextManager[Connection]:
         """A transaction that is committed when the block ends and rolled back when it raises. Keep it short.
 
         It begins as holder of `locks`, as from `lock`, one after the other. `may_be_lost`: it is not waited for that
         the disk has it. A power cut may take the last of these transactions back, and only these: for what can be asked
         for again.
         """
-        if self._writer is not None:
-            with self._writer.transaction(may_be_lost=may_be_lost) as connection:
-                yield connection
-            return
-        # In one message; each statement has the time limit that stood when it began.
-        first = ["BEGIN", _limit(WRITE_S), "SET LOCAL synchronous_commit = off" if may_be_lost else "", _locking(locks)]
-        with aside(), self._begun("; ".join(filter(None, first))) as connection:
-            try:
-                yield connection
-            except BaseException:
-                with suppress(SQLAlchemyError):
-                    connection.exec_driver_sql("ROLLBACK")
-                raise
-            connection.exec_driver_sql("COMMIT")
-
-    def _begun(self, first: str, *, again: bool = True) -> Connection:
-        """A connection to PostgreSQL on which `first` was run. Where the server was started anew since it was last
-        used, nothing was done yet, and the next one is taken: the pool makes them all anew by then."""
-        connection = self._writing.connect()
-        try:
-            connection.exec_driver_sql(first)
-        except BaseException as error:
-            connection.close()
-            if again and isinstance(error, DBAPIError) and error.connection_invalidated:
-                return self._begun(first, again=False)
-            raise
-        return connection
+        return self._writer.transaction(*locks, may_be_lost=may_be_lost)
 
     def limit_statements(self, tx: Connection, *, seconds: int) -> None:
         """How long a statement of `tx` may take, waiting for locks included; 0 is without limit. PostgreSQL only."""
         if not self.sqlite:
-            tx.exec_driver_sql(_limit(seconds))
+            tx.exec_driver_sql(f"SET LOCAL {limit(seconds)}")
 
     def lock(self, tx: Connection, name: str) -> None:
         """Hold `name` until `tx` ends: whoever locks the same name waits. SQLite writers are alone anyway."""
         if not self.sqlite:
-            tx.exec_driver_sql(_locking([name]))
+            tx.exec_driver_sql(locking([name]))
 
     def leave_no_trace(self) -> bool:
         """Bring what was erased out of every file: SQLite's log still holds pages as they were. False while somebody
@@ -165,8 +132,7 @@ class Database:
         """Close every pooled connection."""
         self._readers.close()
         self._notes.close()
-        if self._writer is None:
-            self._writing.dispose()
+        self._writer.close()
         self.engine.dispose()
 
     def require_current(self) -> None:
@@ -237,13 +203,3 @@ def unavailable_sentence(error: DBAPIError) -> str:
     if isinstance(error, OperationalError):
         return "The database cannot be reached. Check DATABASE_URL and whether the server runs."
     return "The database refused the operation."
-
-
-def _limit(seconds: int, *, local: bool = True) -> str:
-    return f"SET {'LOCAL ' if local else ''}statement_timeout = {seconds * 1_000:d}"
-
-
-def _locking(names: Sequence[str]) -> str:
-    numbers = (int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True) for name in names)
-    calls = [f"pg_advisory_xact_lock({number:d})" for number in numbers]
-    return f"SELECT {', '.join(calls)}" if calls else ""

@@ -15,6 +15,8 @@ import orjson
 from procrastinate.schema import SchemaManager
 from sqlalchemy import Connection, text
 
+from storage.statements import run_unseen
+
 QUEUE = "tallydesk"
 
 # Its lines would tell what each job is about, and its troubles with tracebacks; ours say the same in one line.
@@ -47,7 +49,8 @@ def defer(tx: Connection, name: str, ref: str, *, run_at: datetime, sooner: bool
     award, because the engine runs jobs of one lock in the order in which they were asked for, and a note would wait
     for a look that is due later.
     """
-    tx.exec_driver_sql(
+    run_unseen(
+        tx,
         _ASK,
         {
             "name": name,

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
-from storage.connecting import postgresql_engine
+from storage.connecting import BY_INDEX, postgresql_engine
 from storage.statements import refused
 from threads import aside
 
@@ -53,17 +52,18 @@ class PostgresStatements:
     A statement may run twice, when its connection was lost under it.
     """
 
-    def __init__(self, url: str, settings: str) -> None:
+    def __init__(self, url: str, *settings: str) -> None:
         # Few connections: each is in use for about a millisecond.
         self._places = 4
         self._engine = postgresql_engine(
-            url, isolation_level="AUTOCOMMIT", pool_reset_on_return=None, pool_size=self._places, max_overflow=0
+            url,
+            BY_INDEX,
+            *settings,
+            isolation_level="AUTOCOMMIT",
+            pool_reset_on_return=None,
+            pool_size=self._places,
+            max_overflow=0,
         )
-
-        def prepare(connection: Any, _record: Any) -> None:
-            connection.execute(settings)
-
-        event.listen(self._engine, "connect", prepare)
 
     def fetch(self, sql: str, parameters: Any) -> list[Any]:
         """The rows of one SELECT. Raises DBAPIError or TimeoutError, as SQLAlchemy does."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import namedtuple
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import Any, cast
 
 from sqlalchemy import BindParameter, Connection, Delete, Dialect, Insert, SelectBase, Update, literal_column
@@ -91,37 +92,101 @@ def prepared(statement: SelectBase | Writing, dialect: Dialect) -> Statement:
     return found
 
 
+# The option of a connection that has a list of what is not sent yet.
+UNSENT = "tallydesk_unsent"
+
+
+class Unsent:
+    """SQL for the driver that goes along with what is sent next; then `cursor` is what the driver made of it."""
+
+    def __init__(self, sql: str, parameters: Any = ()) -> None:
+        self.sql = sql
+        self.parameters = parameters
+        self.cursor: Any = None
+
+
 def run(tx: Connection, statement: SelectBase | Writing, **values: Any) -> list[Any]:
-    """Run `statement` in `tx` with `values` for its parameters; the rows it gives. Raises DBAPIError."""
-    found: list[Any] = _run(
-        tx, statement, values, lambda ready, cursor: ready.rows(cursor.fetchall()) if ready.has_rows else []
-    )
+    """Run `statement` in `tx` with `values` for its parameters; the rows it gives. Raises DBAPIError.
+
+    Where `tx` has UNSENT, what gives no rows is sent with what comes next, and refused there.
+    """
+    ready = prepared(statement, tx.dialect)
+    parameters = ready.parameters(values)
+    if not ready.has_rows:
+        run_unseen(tx, ready.sql, parameters)
+        return []
+    found: list[Any] = send(tx, ready.sql, parameters, read=lambda cursor: ready.rows(cursor.fetchall()))
     return found
 
 
+def ask(tx: Connection, statement: SelectBase, **values: Any) -> Callable[[], list[Any]]:
+    """A function that gives, once, what `run` would, for rows that are looked at after those of another statement.
+
+    Where `tx` has UNSENT, both are asked for at once.
+    """
+    unsent = tx.get_execution_options().get(UNSENT)
+    if unsent is None:
+        return partial(run, tx, statement, **values)
+    ready = prepared(statement, tx.dialect)
+    asked = Unsent(ready.sql, ready.parameters(values))
+    unsent.append(asked)
+
+    def rows() -> list[Any]:
+        send_unsent(tx)
+        return ready.rows(asked.cursor.fetchall())
+
+    return rows
+
+
+def run_unseen(tx: Connection, sql: str, parameters: Any) -> None:
+    """Run SQL for the driver of `tx` whose rows nobody looks at, as `run` does. Raises DBAPIError."""
+    unsent = tx.get_execution_options().get(UNSENT)
+    if unsent is None:
+        send(tx, sql, parameters)
+    else:
+        unsent.append(Unsent(sql, parameters))
+
+
 def change(tx: Connection, statement: Writing, **values: Any) -> int:
-    """As `run`; how many rows it changed."""
-    return int(_run(tx, statement, values, lambda _, cursor: cursor.rowcount))
+    """Run `statement` in `tx` at once, as `run`; how many rows it changed."""
+    ready = prepared(statement, tx.dialect)
+    return int(send(tx, ready.sql, ready.parameters(values), read=attrgetter("rowcount")))
 
 
-def _run(
-    tx: Connection,
-    statement: SelectBase | Writing,
-    values: dict[str, Any],
-    read: Callable[[Statement, Any], Any],
-) -> Any:
-    dialect = tx.dialect
-    ready = prepared(statement, dialect)
+def send_unsent(tx: Connection) -> None:
+    """Send what waits in `tx` to be sent, if anything does. Raises DBAPIError."""
+    unsent = tx.get_execution_options().get(UNSENT)
+    if unsent:
+        last = unsent.pop()
+        last.cursor = send(tx, last.sql, last.parameters, read=lambda cursor: cursor)
+
+
+def send(tx: Connection, sql: str, parameters: Any = (), *, read: Callable[[Any], Any] = lambda _: None) -> Any:
+    """Put SQL to the driver of `tx`, together with what waits there to be sent; what `read` makes of its cursor.
+
+    Raises DBAPIError, for the first that is refused; nothing after it was run then.
+    """
     if not tx.in_transaction():
         tx.begin()
+    loaded: Any = tx.dialect.loaded_dbapi
+    unsent = tx.get_execution_options().get(UNSENT)
     try:
         driver: Any = tx.connection.driver_connection
-        return read(ready, driver.execute(ready.sql, ready.parameters(values)))
-    except dialect.loaded_dbapi.Error as error:
-        lost = dialect.is_disconnect(error, tx.connection, None)
+        if not unsent:
+            return read(driver.execute(sql, parameters))
+        before = unsent.copy()
+        unsent.clear()
+        # https://www.psycopg.org/psycopg3/docs/advanced/pipeline.html
+        with driver.pipeline():
+            for one in before:
+                one.cursor = driver.execute(one.sql, one.parameters)
+            cursor = driver.execute(sql, parameters)
+        return read(cursor)
+    except loaded.Error as error:
+        lost = tx.dialect.is_disconnect(error, tx.connection, None)
         if lost:
             tx.invalidate(error)
-        raise refused(error, sql=ready.sql, kind=dialect.loaded_dbapi.Error, lost=lost) from error
+        raise refused(error, sql=sql, kind=loaded.Error, lost=lost) from error
 
 
 def run_one(tx: Connection, statement: SelectBase | Writing, **values: Any) -> Any:

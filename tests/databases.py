@@ -91,8 +91,7 @@ def at_every_checkout(database: Database, listen: Callable[..., None]) -> None:
 
 def let_writer_go(database: Database) -> None:
     """Who writes next takes a connection out of the pool, instead of the one that was kept."""
-    if database._writer is not None:
-        database._writer.close()
+    database._writer.close()
 
 
 @contextmanager

@@ -93,6 +93,8 @@ def test_a_process_that_died_while_it_sent_is_told_as_what_it_is(small_shop: Sho
             .where(awards.c.operation_id == done)
             .values(state="sending", lease_owner="gone", lease_until=soon, settled_at=None, settled_by=None)
         )
+    shop.clock.advance(1)
+    shop.house.services.jobs.sweep()
     shop.work(60)
     assert course(shop, done) == [("sent", "applied", 1), ("sent", "abandoned", 1), ("looked", "found", 1)]
 

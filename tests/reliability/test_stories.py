@@ -89,5 +89,6 @@ def test_an_attempt_that_its_process_did_not_survive_is_taken_over(world: World)
         world.check()
         work(world, seconds=4, every_s=2)
         world.pass_time(60)
+        world.processes[0].services.jobs.sweep()
     work(world, seconds=200, every_s=5)
     assert {row.state for row in world.rows()} == {AwardState.APPLIED}

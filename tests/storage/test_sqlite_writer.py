@@ -17,6 +17,7 @@ from sqlalchemy import Connection, event, insert, select
 from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidRequestError, OperationalError
 
 from storage.database import Database, unavailable_sentence
+from storage.sqlite_writer import SqliteWriter
 from storage.tables import app_keys
 from tests.awards_elsewhere.shop import wait_until
 from tests.storage.together import at_once
@@ -87,7 +88,7 @@ class Line:
     @property
     def waiting(self) -> int:
         """How many wait."""
-        assert self._database._writer is not None
+        assert isinstance(self._database._writer, SqliteWriter)
         return len(self._database._writer._line._places)
 
     def go(self) -> None:
@@ -531,7 +532,7 @@ def test_whoever_is_called_in_the_moment_of_giving_up_joins(
 ) -> None:
     """Else those before would wait for ever, and with them whoever wants to write."""
     writer = sqlite_database._writer
-    assert writer is not None
+    assert isinstance(writer, SqliteWriter)
     guard = Meeting()
     monkeypatch.setattr(writer._line, "_guard", guard)
 
