@@ -19,7 +19,7 @@ from sqlalchemy import Connection, func, make_url, select, update
 from sqlalchemy.exc import OperationalError
 
 from findings import Finding, Severity
-from loyalty.journal import UNSETTLED, AwardState, NoteState
+from loyalty.journal import IS_OPEN, NOTE_IS_DUE, UNSETTLED, AwardState
 from oauth.accounts import Accounts, AccountState
 from outbound import Client, NoAnswer, NotSent, TooLarge
 from settings import Settings, SettingsError
@@ -248,8 +248,8 @@ class Health:
         now = self.now()
         yield self._worker(tx)
 
-        late = _count(tx, awards.c.state.in_(UNSETTLED), awards.c.created_at < now - AWARD_LATE)
-        review = _count(tx, awards.c.state == AwardState.NEEDS_REVIEW)
+        late = _count(tx, IS_OPEN, awards.c.state.in_(UNSETTLED), awards.c.created_at < now - AWARD_LATE)
+        review = _count(tx, IS_OPEN, awards.c.state == AwardState.NEEDS_REVIEW)
         if late:
             yield Finding(
                 id="awards.backlog",
@@ -268,7 +268,7 @@ class Health:
         else:
             yield _ok("awards.review", "No award waits for somebody's decision.")
 
-        due = _count(tx, awards.c.note_state == NoteState.DUE, awards.c.created_at < now - NOTE_LATE)
+        due = _count(tx, NOTE_IS_DUE, awards.c.created_at < now - NOTE_LATE)
         if due:
             sentence = f"{_are(due, 'note')} not posted on a ticket for more than five minutes."
             yield _warning("notes.backlog", sentence, f"They are tried again for a day. {_WORKER}")

@@ -27,6 +27,7 @@ from sqlalchemy import (
     case,
     exists,
     insert,
+    literal,
     null,
     or_,
     select,
@@ -63,8 +64,10 @@ class AwardState(StrEnum):
 
 
 SETTLED = (AwardState.APPLIED, AwardState.REJECTED)
-# In the words of the index of these few.
-IS_OPEN: ColumnElement[bool] = and_(*(awards.c.state != state.value for state in SETTLED))
+# In the words of the index of these few, and written out: by a parameter a database does not know that it serves.
+IS_OPEN: ColumnElement[bool] = and_(
+    *(awards.c.state != literal(state.value, literal_execute=True) for state in SETTLED)
+)
 # Those that the worker goes on with by itself.
 UNSETTLED = (AwardState.PENDING, AwardState.SENDING, AwardState.UNKNOWN)
 
@@ -86,6 +89,10 @@ class NoteState(StrEnum):
     DUE = "due"
     POSTED = "posted"
     GIVEN_UP = "given_up"
+
+
+# As IS_OPEN.
+NOTE_IS_DUE: ColumnElement[bool] = awards.c.note_state == literal(NoteState.DUE.value, literal_execute=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -385,7 +392,7 @@ class Journal:
             return list(
                 tx.scalars(
                     select(awards.c.operation_id)
-                    .where(awards.c.state.in_(UNSETTLED), _is_free(self._now()), ~has_job)
+                    .where(IS_OPEN, awards.c.state.in_(UNSETTLED), _is_free(self._now()), ~has_job)
                     .order_by(awards.c.created_at)
                     .limit(limit)
                 )

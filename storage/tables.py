@@ -333,16 +333,22 @@ awards = Table(
     Index("ix_awards_day", "connection_id", "created_at", "state", "agent_hmac", "points", "credit_cents", "reverses"),
     Index("ix_awards_connection_id_agent_hmac_created_at", "connection_id", "agent_hmac", "created_at"),
     Index("ix_awards_connection_id_state_created_at", "connection_id", "state", "created_at"),
-    Index("ix_awards_note_state_created_at", "note_state", "created_at"),
-    Index("ix_awards_state_created_at", "state", "created_at"),
     Index("ix_awards_store_id_member_hmac_created_at", "store_id", "member_hmac", "created_at"),
     # What is not decided yet: few at any time, and looked through with every award.
     Index(
         "ix_awards_open",
         "connection_id",
         "member_hmac",
+        "state",
+        "created_at",
         sqlite_where=text("state <> 'applied' AND state <> 'rejected'"),
         postgresql_where=text("state <> 'applied' AND state <> 'rejected'"),
+    ),
+    Index(
+        "ix_awards_note_due",
+        "created_at",
+        sqlite_where=text("note_state = 'due'"),
+        postgresql_where=text("note_state = 'due'"),
     ),
     # The retention's: those that are past their time are found without reading what is erased already.
     Index(
@@ -356,8 +362,8 @@ awards = Table(
         "uq_awards_reverses",
         "reverses",
         unique=True,
-        sqlite_where=text("state <> 'rejected'"),
-        postgresql_where=text("state <> 'rejected'"),
+        sqlite_where=text("reverses IS NOT NULL AND state <> 'rejected'"),
+        postgresql_where=text("reverses IS NOT NULL AND state <> 'rejected'"),
     ),
 )
 

@@ -16,7 +16,7 @@ from prometheus_client.core import GaugeMetricFamily
 from sqlalchemy import Connection, func, select
 
 from findings import Severity
-from loyalty.journal import UNSETTLED, AwardState, NoteState
+from loyalty.journal import IS_OPEN, NOTE_IS_DUE, UNSETTLED, AwardState
 from oauth.accounts import AccountState
 from storage import queue
 from storage.database import Database
@@ -52,7 +52,7 @@ class Gauges:
     def _found(self, tx: Connection, now: datetime) -> Iterator[Metric]:
         counted = tx.execute(
             select(awards.c.state, func.count().label("how_many"), func.min(awards.c.created_at).label("oldest"))
-            .where(awards.c.state.in_(OPEN))
+            .where(IS_OPEN)
             .group_by(awards.c.state)
         ).all()
         many = {row.state: row.how_many for row in counted}
@@ -61,9 +61,7 @@ class Gauges:
         yield _by("tallydesk_oldest_open_award_seconds", "Age of the oldest.", "state", _all(OPEN, age))
 
         due = tx.execute(
-            select(func.count().label("how_many"), func.min(awards.c.created_at).label("oldest")).where(
-                awards.c.note_state == NoteState.DUE
-            )
+            select(func.count().label("how_many"), func.min(awards.c.created_at).label("oldest")).where(NOTE_IS_DUE)
         ).one()
         yield _one("tallydesk_due_notes", "Notes on tickets that are still to be posted.", due.how_many)
         yield _one("tallydesk_oldest_due_note_seconds", "Age of the oldest one's award.", _age_s(now, due.oldest))

@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy import exists, select, update
 
-from loyalty.journal import AWARD_SETTLED, AwardState, NoteState
+from loyalty.journal import AWARD_SETTLED, NOTE_IS_DUE, AwardState, NoteState
 from oauth.accounts import Accounts
 from oauth.gorgias_api import GorgiasApi, GorgiasError, GorgiasReason
 from schemas.gorgias import Unreadable, read_external_id
@@ -165,7 +165,7 @@ class Notes:
             return list(
                 tx.scalars(
                     select(awards.c.operation_id)
-                    .where(awards.c.note_state == NoteState.DUE, awards.c.created_at < older_than, ~has_job)
+                    .where(NOTE_IS_DUE, awards.c.created_at < older_than, ~has_job)
                     .order_by(awards.c.created_at)
                     .limit(limit)
                 )
