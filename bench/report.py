@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -101,7 +102,7 @@ def text_of(sections: Sequence[Section], *, pace: Pace, date: str, machine: Tabl
         missed = [figure for figure in figures if not figure.met]
         if missed:
             parts.append("### What bounds what is missed")
-            parts += [f"- **{f.target}, {f.name}:** {f.bound_by or 'not looked into yet.'}" for f in missed]
+            parts += _bounds(missed)
     for section in sections:
         parts.append(f"## {section.title}")
         for table in section.tables:
@@ -133,6 +134,14 @@ def _how(pace: Pace, date: str) -> str:
         "process of its own on the same cores, over connections that are kept alive, for members drawn at random out "
         f"of all.{ceiling}"
     )
+
+
+def _bounds(missed: Sequence[Figure]) -> list[str]:
+    """What bounds them, each once, with the figures that it bounds."""
+    names = defaultdict(list)
+    for figure in missed:
+        names[figure.target, figure.bound_by or "Not looked into yet."].append(figure.name)
+    return [f"- **{target}, {'; '.join(whose)}.** {bound}" for (target, bound), whose in names.items()]
 
 
 def _targets(figures: Sequence[Figure]) -> Table:

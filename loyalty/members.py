@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import cache
@@ -77,6 +77,17 @@ class ReadLimits:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Question:
+    """What is asked of a program elsewhere: who has this e-mail in that store."""
+
+    store: Store
+    # However it is written: by the HMAC it is the same question.
+    email: str = field(repr=False, compare=False)
+    member_hmac: str
+    with_date_of_birth: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Asking:
     """A question under way, since `began` on the monotonic clock."""
 
@@ -106,7 +117,7 @@ class Members:
         self._sleep = sleep
         self._random_bytes = random_bytes
         self._lock = threading.Lock()
-        self._asking: dict[tuple[int, str, bool], _Asking] = {}
+        self._asking: dict[_Question, _Asking] = {}
         self._waiting = 0
         self._refreshing: set[tuple[int, str]] = set()
         self._askers = threading.BoundedSemaphore(ASKERS)
@@ -147,19 +158,13 @@ class Members:
             _count(store, ReadOutcome.NOT_FOUND_KEPT if snapshot.member is None else ReadOutcome.FRESH)
             self._count_age(store, snapshot)
             return snapshot.member
+        question = _Question(store=store, email=email, member_hmac=member_hmac, with_date_of_birth=with_date_of_birth)
         if snapshot is not None and snapshot.member is not None and self._is_retained(snapshot):
-            self._refresh_behind(store, email=email, member_hmac=member_hmac, with_date_of_birth=with_date_of_birth)
+            self._refresh_behind(question)
             _count(store, ReadOutcome.STALE)
             self._count_age(store, snapshot)
             return snapshot.member
-        return self._ask(
-            store,
-            email=email,
-            member_hmac=member_hmac,
-            with_date_of_birth=with_date_of_birth,
-            seen=snapshot,
-            within_s=within_s,
-        )
+        return self._ask(question, seen=snapshot, within_s=within_s)
 
     def email_of(self, store: Store, *, member_hmac: str) -> str | None:
         """The e-mail behind the member of an award key, or None."""
@@ -175,37 +180,6 @@ class Members:
     def outdate(self, store: Store, *, member_hmac: str) -> None:
         """The program is known to have something newer: the next card brings it behind itself."""
         self._snapshots.outdate(store, member_hmac=member_hmac)
-
-    def refresh(self, store: Store, *, email: str, member_hmac: str, with_date_of_birth: bool) -> ReadOutcome | None:
-        """Read the member with their activity, as background work. None when somebody is just asking."""
-        owner = self._random_bytes(12).hex()
-        try:
-            # Before anything is written: while the key is refused, every card would come here.
-            self._programs[store.program].check_ready(store)
-        except ProgramUnavailable:
-            _count(store, ReadOutcome.REFRESH_FAILED)
-            return ReadOutcome.REFRESH_FAILED
-        seen = self._snapshots.find(store, email=email, member_hmac=member_hmac)
-        if not self._snapshots.claim(
-            store, member_hmac=member_hmac, seen=seen, owner=owner, lease=REFRESH_LEASE, look_first=True
-        ):
-            return None
-        try:
-            self._read_and_keep(
-                store,
-                email=email,
-                member_hmac=member_hmac,
-                with_date_of_birth=with_date_of_birth,
-                seen=seen,
-                owner=owner,
-                within_s=None,
-            )
-            outcome = ReadOutcome.REFRESHED
-        except ProgramError as error:
-            outcome = ReadOutcome.REFRESH_FAILED
-            log.warning("refresh", outcome=outcome, reason=error.reason, program=store.program)
-        _count(store, outcome)
-        return outcome
 
     def sweep(self) -> int:
         """Erase snapshots whose time has come; how many."""
@@ -237,9 +211,9 @@ class Members:
     def _is_retained(self, snapshot: Snapshot) -> bool:
         return self._now() - snapshot.as_of < self._limits.retention
 
-    def _refresh_behind(self, store: Store, *, email: str, member_hmac: str, with_date_of_birth: bool) -> None:
+    def _refresh_behind(self, question: _Question) -> None:
         """Start a refresh unless one runs; when every refresher is busy, the next card tries again."""
-        key = (store.id, member_hmac)
+        store, key = question.store, (question.store.id, question.member_hmac)
         with self._lock:
             of_store = sum(store_id == store.id for store_id, _ in self._refreshing)
             if key in self._refreshing or of_store >= REFRESHERS_OF_STORE:
@@ -250,7 +224,7 @@ class Members:
 
         def run() -> None:
             try:
-                self.refresh(store, email=email, member_hmac=member_hmac, with_date_of_birth=with_date_of_birth)
+                self._refresh(question)
             except (SQLAlchemyError, CannotOpen) as error:
                 log.error("refresh", outcome="storage_trouble", kind=type(error).__name__)
             except Exception:
@@ -263,31 +237,44 @@ class Members:
         # A daemon: what it does is lost without harm, and nobody waits for it when the process ends.
         threading.Thread(target=run, name="refresh", daemon=True).start()
 
-    def _ask(
-        self,
-        store: Store,
-        *,
-        email: str,
-        member_hmac: str,
-        with_date_of_birth: bool,
-        seen: Snapshot | None,
-        within_s: float,
-    ) -> Member | None:
+    def _refresh(self, question: _Question) -> None:
+        """Read the member with their activity, as background work, unless somebody is just asking."""
+        store = question.store
+        owner = self._random_bytes(12).hex()
+        try:
+            # Before anything is written: while the key is refused, every card would come here.
+            self._programs[store.program].check_ready(store)
+        except ProgramUnavailable:
+            _count(store, ReadOutcome.REFRESH_FAILED)
+            return
+        seen = self._snapshots.find(store, email=question.email, member_hmac=question.member_hmac)
+        if not self._snapshots.claim(
+            store, member_hmac=question.member_hmac, seen=seen, owner=owner, lease=REFRESH_LEASE, look_first=True
+        ):
+            return
+        try:
+            self._read_and_keep(question, seen=seen, owner=owner, within_s=None)
+            outcome = ReadOutcome.REFRESHED
+        except ProgramError as error:
+            outcome = ReadOutcome.REFRESH_FAILED
+            log.warning("refresh", outcome=outcome, reason=error.reason, program=store.program)
+        _count(store, outcome)
+
+    def _ask(self, question: _Question, *, seen: Snapshot | None, within_s: float) -> Member | None:
         """Ask now, or wait for the answer to who asks already. In a thread: however the program behaves, the card is
         answered at its deadline."""
-        began = monotonic()
-        key = (store.id, member_hmac, with_date_of_birth)
-        if key not in self._asking:
+        began, store = monotonic(), question.store
+        if question not in self._asking:
             try:
                 self._programs[store.program].check_ready(store)
             except ProgramUnavailable:
                 _count(store, ReadOutcome.UNAVAILABLE)
                 raise
         with self._lock:
-            asking = self._asking.get(key)
+            asking = self._asking.get(question)
             mine = asking is None
             crowded = self._waiting >= WAITERS
-            of_store = [other for (store_id, _, _), other in self._asking.items() if store_id == store.id]
+            of_store = [other for asked, other in self._asking.items() if asked.store.id == store.id]
             slow = any(began - other.began > CROWD_WAITS_S for other in of_store)
             full = mine and (len(of_store) >= ASKERS_OF_STORE or not self._askers.acquire(blocking=False))
             if full or (crowded and slow):
@@ -296,18 +283,10 @@ class Members:
                 _count(store, ReadOutcome.UNAVAILABLE)
                 raise ProgramUnavailable(ProgramReason.BUDGET_SPENT, "Too many are waiting for the program at once.")
             if asking is None:
-                asking = self._asking[key] = _Asking(answer=Future(), began=began)
+                asking = self._asking[question] = _Asking(answer=Future(), began=began)
             self._waiting += 1
         if mine:
-            self._start_asking(
-                asking,
-                key,
-                store=store,
-                email=email,
-                member_hmac=member_hmac,
-                with_date_of_birth=with_date_of_birth,
-                seen=seen,
-            )
+            self._start_asking(asking, question, seen=seen)
         try:
             with aside():
                 member = asking.answer.result(timeout=min(within_s, CROWD_WAITS_S) if crowded else within_s)
@@ -323,28 +302,16 @@ class Members:
         _count(store, ReadOutcome.ASKED if mine else ReadOutcome.WAITED)
         return member
 
-    def _start_asking(
-        self,
-        asking: _Asking,
-        key: tuple[int, str, bool],
-        *,
-        store: Store,
-        email: str,
-        member_hmac: str,
-        with_date_of_birth: bool,
-        seen: Snapshot | None,
-    ) -> None:
+    def _start_asking(self, asking: _Asking, question: _Question, *, seen: Snapshot | None) -> None:
         def run() -> None:
             member, failure = None, None
             try:
-                member = self._ask_alone(
-                    store, email=email, member_hmac=member_hmac, with_date_of_birth=with_date_of_birth, seen=seen
-                )
+                member = self._ask_alone(question, seen=seen)
             except BaseException as error:
                 failure = error
             # Before the answer is told: the card that it is told to may be followed by the next at once.
             with self._lock:
-                del self._asking[key]
+                del self._asking[question]
             self._askers.release()
             if failure is None:
                 asking.answer.set_result(member)
@@ -353,29 +320,17 @@ class Members:
 
         self._asking_threads.submit(run)
 
-    def _ask_alone(
-        self, store: Store, *, email: str, member_hmac: str, with_date_of_birth: bool, seen: Snapshot | None
-    ) -> Member | None:
+    def _ask_alone(self, question: _Question, *, seen: Snapshot | None) -> Member | None:
         """Ask as the only one of all processes; when another one is faster, take its answer."""
-        owner = self._random_bytes(12).hex()
+        store, owner = question.store, self._random_bytes(12).hex()
         ends = monotonic() + ASK_WITHIN_S
         waited = False
         while (left_s := ends - monotonic()) > 0:
             if self._snapshots.claim(
-                store, member_hmac=member_hmac, seen=seen, owner=owner, lease=ASK_LEASE, look_first=waited
+                store, member_hmac=question.member_hmac, seen=seen, owner=owner, lease=ASK_LEASE, look_first=waited
             ):
-                return self._read_and_keep(
-                    store,
-                    email=email,
-                    member_hmac=member_hmac,
-                    with_date_of_birth=with_date_of_birth,
-                    seen=seen,
-                    owner=owner,
-                    within_s=left_s,
-                )
-            seen = self._snapshots.find(
-                store, email=email, member_hmac=member_hmac, with_date_of_birth=with_date_of_birth
-            )
+                return self._read_and_keep(question, seen=seen, owner=owner, within_s=left_s)
+            seen = self._find(question)
             if seen is not None and self._is_fresh(seen):
                 return seen.member
             waited = True
@@ -383,24 +338,17 @@ class Members:
         raise ProgramUnavailable(ProgramReason.NO_ANSWER, "Somebody else asks the program, and has no answer yet.")
 
     def _read_and_keep(
-        self,
-        store: Store,
-        *,
-        email: str,
-        member_hmac: str,
-        with_date_of_birth: bool,
-        seen: Snapshot | None,
-        owner: str,
-        within_s: float | None,
+        self, question: _Question, *, seen: Snapshot | None, owner: str, within_s: float | None
     ) -> Member | None:
         """Ask the program as holder of the claim, which is given back, and keep what it says. `seen` is what was known
         before."""
+        store, member_hmac = question.store, question.member_hmac
         began = self._now()
         given_back = False
         try:
             try:
                 member = self._programs[store.program].member(
-                    store, email=email, with_date_of_birth=with_date_of_birth, within_s=within_s
+                    store, email=question.email, with_date_of_birth=question.with_date_of_birth, within_s=within_s
                 )
             except ProgramRefused as error:
                 # It refuses to talk about this one; nobody can be shown.
@@ -417,7 +365,7 @@ class Members:
                 member_hmac=member_hmac,
                 member=member,
                 with_activity=True,
-                with_date_of_birth=with_date_of_birth,
+                with_date_of_birth=question.with_date_of_birth,
                 owner=owner,
             )
             given_back = kept is not None
@@ -426,8 +374,16 @@ class Members:
                 self._snapshots.release(store, member_hmac=member_hmac, owner=owner)
         if kept is not None:
             return kept
-        newer = self._snapshots.find(store, email=email, member_hmac=member_hmac, with_date_of_birth=with_date_of_birth)
+        newer = self._find(question)
         return member if newer is None or newer.member is None else newer.member
+
+    def _find(self, question: _Question) -> Snapshot | None:
+        return self._snapshots.find(
+            question.store,
+            email=question.email,
+            member_hmac=question.member_hmac,
+            with_date_of_birth=question.with_date_of_birth,
+        )
 
 
 def _count(store: Store, outcome: ReadOutcome) -> None:

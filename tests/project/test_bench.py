@@ -136,6 +136,8 @@ def test_the_report_says_what_is_met_and_what_bounds_the_rest() -> None:
         title="Cards",
         figures=[
             at_most(110, target=3, name="time", measured=161.4, unit=" µs", bound_by="The log line."),
+            at_most(10, target=3, name="again", measured=20, bound_by="The log line."),
+            at_most(10, target=9, name="elsewhere", measured=20, bound_by="The log line."),
             at_least(0.8, target=1, name="card ÷ (a)", measured=Ratio(median=0.912, low=0.85, high=1.2)),
         ],
         tables=[Table(title="Loads", columns=["", "requests/s"], rows=[["a|b", told(12_345.6)]], note="Read it so.")],
@@ -143,7 +145,7 @@ def test_the_report_says_what_is_met_and_what_bounds_the_rest() -> None:
     machine = Table(title="", columns=["", "Measured on"], rows=[["Memory", "8 GiB"]])
     text = text_of([section], pace=QUICK, date="14 March 2026", machine=machine)
     assert "| 1 | card ÷ (a) | 0.91 (0.85 – 1.20) | ≥ 0.8 | yes |\n| 3 | time | 161 µs | ≤ 110 µs | **no** |" in text
-    assert "- **3, time:** The log line." in text
+    assert "- **3, time; again.** The log line.\n- **9, elsewhere.** The log line.\n" in text
     assert "| a\\|b | 12,346 |\n\nRead it so." in text
     assert "14 March 2026. A quick run: its figures are indicative only." in text
     assert "A whole run." in text_of([section], pace=WHOLE, date="14 March 2026", machine=machine)
