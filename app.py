@@ -16,7 +16,7 @@ from flask_wtf import CSRFProtect
 from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 import cli
 import console.room
@@ -264,6 +264,12 @@ def _add_answers_for_trouble(app: Flask) -> None:
     def refused(error: HTTPException) -> Response:
         status = error.code or 500
         g.setdefault("outcome", f"http_{status}")
+        answer = answer_for(status)
+        if isinstance(error, MethodNotAllowed):
+            answer.headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
+        return answer
+
+    def answer_for(status: int) -> Response:
         if request.path.startswith("/widget/"):
             sentence = {
                 404: "There is nothing at this address.",

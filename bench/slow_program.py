@@ -47,7 +47,7 @@ PASSTHROUGH = "(d) pass-through, gunicorn"
 
 _BOUND = (
     "The processor: see the rows with nobody unknown for what the same connections reach without a single miss. One "
-    "costs about 1.8 ms of it, as much as eight known members under gunicorn and twenty under granian: a thread that "
+    "costs 1.4 to 1.8 ms of it, as much as seven known members under gunicorn and twenty under granian: a thread that "
     "asks, an exchange over HTTP, six questions to the database and three notes (its claim, its turn at the gate, what "
     "came), by which all processes together ask once and keep to what the program allows. wrk and the program take "
     "their share of the same two cores."

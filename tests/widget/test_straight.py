@@ -73,6 +73,7 @@ def test_other_methods_go_the_way_of_every_other_page(house: House, connection: 
         refused = _ask(house, method, CUSTOMER, key=_key(house, connection))
         assert refused.status == 405
         assert json.loads(refused.body)["reason"] == "http_405"
+        assert refused.headers["allow"] == "GET, HEAD, OPTIONS"
     origin = house.sandbox.gorgias_url.replace("{account}", "acme")
     origin = f"{urlsplit(origin).scheme}://{urlsplit(origin).netloc}"
     asked = _ask(house, "OPTIONS", CUSTOMER, key="", more=f"Origin: {origin}\r\n")
