@@ -343,8 +343,8 @@ class Awards:
         self._members.outdate(store, member_hmac=row.member_hmac)
 
     def _send(self, sending: Sending) -> tuple[Look | None, Any]:
-        """What sending brought, and the journal's row after it unless it was applied; nothing where trouble of our own
-        came between.
+        """What sending brought, and where it was not applied the journal's row after it; nothing where trouble of our
+        own came between.
 
         The award is written down by then and may have been sent: whatever goes wrong, it is being confirmed.
         """

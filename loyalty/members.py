@@ -81,7 +81,7 @@ class _Question:
     """What is asked of a program elsewhere: who has this e-mail in that store."""
 
     store: Store
-    # However it is written: by the HMAC it is the same question.
+    # Not compared: however the address is written, by the HMAC it is the same question.
     email: str = field(repr=False, compare=False)
     member_hmac: str
     with_date_of_birth: bool

@@ -130,9 +130,8 @@ class Database:
 
     def close(self) -> None:
         """Close every pooled connection."""
-        self._readers.close()
-        self._notes.close()
-        self._writer.close()
+        for each in {self._readers, self._notes, self._writer}:
+            each.close()
         self.engine.dispose()
 
     def require_current(self) -> None:

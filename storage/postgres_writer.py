@@ -21,7 +21,7 @@ from storage.statements import UNSENT, Unsent, send, send_unsent
 from threads import aside
 
 # After an error it warns that what followed in the same message was not run; the error itself is raised.
-logging.getLogger("psycopg").setLevel(logging.CRITICAL)
+logging.getLogger("psycopg").addFilter(lambda record: not record.getMessage().endswith("pipeline aborted"))
 
 
 class PostgresWriter:
@@ -52,7 +52,6 @@ class PostgresWriter:
             try:
                 yield tx
                 if send(tx, "COMMIT", read=attrgetter("statusmessage")) != "COMMIT":
-                    tx.invalidate()
                     raise InvalidRequestError("A statement was refused, and the block went on: nothing was written.")
             except BaseException:
                 unsent.clear()

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from operator import attrgetter
 from typing import Any, cast
 
 from sqlalchemy import BindParameter, Connection, Delete, Dialect, Insert, SelectBase, Update, literal_column
-from sqlalchemy.exc import DBAPIError, NoResultFound
+from sqlalchemy.exc import DBAPIError, InvalidRequestError, NoResultFound
 from sqlalchemy.sql.visitors import replacement_traverse
 
 Writing = Insert | Update | Delete
@@ -104,6 +104,11 @@ class Unsent:
         self.parameters = parameters
         self.cursor: Any = None
 
+    @property
+    def was_run(self) -> bool:
+        """Whether it was sent and not refused, nor anything before it."""
+        return self.cursor is not None and self.cursor.statusmessage is not None
+
 
 def run(tx: Connection, statement: SelectBase | Writing, **values: Any) -> list[Any]:
     """Run `statement` in `tx` with `values` for its parameters; the rows it gives. Raises DBAPIError.
@@ -120,19 +125,23 @@ def run(tx: Connection, statement: SelectBase | Writing, **values: Any) -> list[
 
 
 def ask(tx: Connection, statement: SelectBase, **values: Any) -> Callable[[], list[Any]]:
-    """A function that gives, once, what `run` would, for rows that are looked at after those of another statement.
+    """A function that gives what `run` would now, for rows that are looked at after those of another statement.
 
     Where `tx` has UNSENT, both are asked for at once.
     """
     unsent = tx.get_execution_options().get(UNSENT)
     if unsent is None:
-        return partial(run, tx, statement, **values)
+        found = run(tx, statement, **values)
+        return lambda: found
     ready = prepared(statement, tx.dialect)
     asked = Unsent(ready.sql, ready.parameters(values))
     unsent.append(asked)
 
+    @cache
     def rows() -> list[Any]:
         send_unsent(tx)
+        if not asked.was_run:
+            raise InvalidRequestError("It was not run: a statement before it was refused.")
         return ready.rows(asked.cursor.fetchall())
 
     return rows
@@ -170,6 +179,7 @@ def send(tx: Connection, sql: str, parameters: Any = (), *, read: Callable[[Any]
         tx.begin()
     loaded: Any = tx.dialect.loaded_dbapi
     unsent = tx.get_execution_options().get(UNSENT)
+    before: list[Unsent] = []
     try:
         driver: Any = tx.connection.driver_connection
         if not unsent:
@@ -186,7 +196,8 @@ def send(tx: Connection, sql: str, parameters: Any = (), *, read: Callable[[Any]
         lost = tx.dialect.is_disconnect(error, tx.connection, None)
         if lost:
             tx.invalidate(error)
-        raise refused(error, sql=sql, kind=loaded.Error, lost=lost) from error
+        first = next((one.sql for one in before if not one.was_run), sql)
+        raise refused(error, sql=first, kind=loaded.Error, lost=lost) from error
 
 
 def run_one(tx: Connection, statement: SelectBase | Writing, **values: Any) -> Any:

@@ -80,7 +80,7 @@ def test_rows_are_those_after_everything_that_was_asked_for_before(database: Dat
         run(tx, WRITE, name="b", sealed="")
         assert run_one(tx, COUNT).all == 2
         assert messages == [1, 5]
-        assert [before()[0].all, after()[0].all] == [0, 1]
+        assert [before()[0].all, after()[0].all, after()[0].all] == [0, 1, 1]
         last = ask(tx, NAMES)
         assert change(tx, CHANGE, of="a", becomes="x") == 1
         assert [row.name for row in last()] == ["a", "b"]
@@ -114,6 +114,7 @@ def test_the_first_that_is_refused_ends_the_transaction_with_its_own_error(datab
         with pytest.raises(IntegrityError) as refused:
             write()
         assert "duplicate key" in str(refused.value.orig)
+        assert str(refused.value.statement).startswith("INSERT INTO app_keys")
         assert "secret" not in str(refused.value)
     assert names(database) == ["taken"]
     with database.write() as tx:
@@ -128,10 +129,13 @@ def test_it_is_refused_at_the_rows_that_come_after_it(database: Database) -> Non
     def go_on_as_if_nothing_had_happened() -> None:
         with database.write() as tx:
             run(tx, WRITE, name="taken", sealed="")
+            asked = ask(tx, COUNT)
             with pytest.raises(IntegrityError):
                 run(tx, NAMES)
             with pytest.raises(DBAPIError):
                 run(tx, NAMES)
+            with pytest.raises(InvalidRequestError, match="was not run"):
+                asked()
 
     for _ in range(20):
         with pytest.raises(InvalidRequestError, match="nothing was written"):
@@ -150,7 +154,7 @@ def test_of_a_block_that_raises_nothing_is_sent_any_more(database: Database, mes
 
     with pytest.raises(ValueError, match="ours"):
         write()
-    assert messages == [1], "begun, and no more than that"
+    assert messages == [1], "no statement"
     assert names(database) == []
 
 

@@ -28,7 +28,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, NoResultFound
 
 from loyalty.awards import _ALIKE
 from storage.database import Database
-from storage.statements import prepared, run, run_one
+from storage.statements import ask, prepared, run, run_one
 from storage.tables import UtcTime, app_keys
 from tests.databases import Postgres
 
@@ -225,6 +225,14 @@ def test_a_connection_that_was_lost_is_told_and_the_transaction_ends_cleanly(
         run(tx, WRITE_CONSTANTS, name="after")
     with things_database.read() as tx:
         assert [row.number for row in run(tx, NUMBERS)] == [7], "what was begun was not committed"
+
+
+def test_rows_that_are_looked_at_later_are_those_of_the_moment_they_were_asked_for(things_database: Database) -> None:
+    with things_database.write() as tx:
+        numbers = ask(tx, NUMBERS)
+        run(tx, WRITE, name="x", at=NOON, said={}, is_open=True, number=1)
+        assert [row.number for row in run(tx, NUMBERS)] == [1]
+        assert (numbers(), numbers()) == ([], [])
 
 
 @pytest.mark.parametrize("said", ["it's", "back\\slash \\'", 'a "name"; --', "100 %", "100 %s %(x)s", ":of ? $1"])
