@@ -20,8 +20,9 @@ from storage.statements import refused
 # which an award does.
 READ_S, WRITE_S = 2, 8
 # For connections whose statements all find their rows by an index. PostgreSQL keeps a plan as long as the connection,
-# for the checks of foreign keys as well: made while a table was empty, it would read all of it when there is much.
-BY_INDEX = "enable_seqscan = off"
+# for the checks of foreign keys as well: made while a table was empty, it would read all of it when there is much. What
+# has no index all the same counts as so costly then that compiling it seems worth 50 ms.
+BY_INDEX = ("enable_seqscan = off", "jit = off")
 # Marks the engines and connections whose transactions write.
 WRITES = "tallydesk_write"
 # Marks a connection whose writer is about to begin. Whoever still has it when their own block has ended begins nothing.

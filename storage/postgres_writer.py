@@ -30,7 +30,7 @@ class PostgresWriter:
 
     def __init__(self, url: str) -> None:
         self._engine = postgresql_engine(
-            url, BY_INDEX, limit(WRITE_S), pool_size=8, max_overflow=4, isolation_level="AUTOCOMMIT"
+            url, *BY_INDEX, limit(WRITE_S), pool_size=8, max_overflow=4, isolation_level="AUTOCOMMIT"
         )
 
         # What goes past `storage.statements` knows nothing of what waits there.
@@ -47,14 +47,15 @@ class PostgresWriter:
         if locks:
             first += f"; {locking(locks)}"
         with aside(), self._begun(first) as connection:
-            unsent: list[Unsent] = []
+            unsent = Unsent()
             tx = connection.execution_options(**{UNSENT: unsent})
             try:
                 yield tx
-                if send(tx, "COMMIT", read=attrgetter("statusmessage")) != "COMMIT":
+                # What the driver refuses the server does not know of.
+                if unsent.refused or send(tx, "COMMIT", read=attrgetter("statusmessage")) != "COMMIT":
                     raise InvalidRequestError("A statement was refused, and the block went on: nothing was written.")
             except BaseException:
-                unsent.clear()
+                unsent.take()
                 # The driver's own way: it forgets what it believes prepared, and was not run any more.
                 with suppress(SQLAlchemyError, psycopg.Error):
                     tx.connection.rollback()

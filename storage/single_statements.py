@@ -57,7 +57,7 @@ class PostgresStatements:
         self._places = 4
         self._engine = postgresql_engine(
             url,
-            BY_INDEX,
+            *BY_INDEX,
             *settings,
             isolation_level="AUTOCOMMIT",
             pool_reset_on_return=None,

@@ -92,14 +92,14 @@ def prepared(statement: SelectBase | Writing, dialect: Dialect) -> Statement:
     return found
 
 
-# The option of a connection that has a list of what is not sent yet.
+# The option of a connection whose Unsent it is.
 UNSENT = "tallydesk_unsent"
 
 
-class Unsent:
-    """SQL for the driver that goes along with what is sent next; then `cursor` is what the driver made of it."""
+class Asked:
+    """SQL for the driver; when it was sent, `cursor` is what the driver made of it."""
 
-    def __init__(self, sql: str, parameters: Any = ()) -> None:
+    def __init__(self, sql: str, parameters: Any) -> None:
         self.sql = sql
         self.parameters = parameters
         self.cursor: Any = None
@@ -108,6 +108,25 @@ class Unsent:
     def was_run(self) -> bool:
         """Whether it was sent and not refused, nor anything before it."""
         return self.cursor is not None and self.cursor.statusmessage is not None
+
+
+class Unsent:
+    """What goes along with what is sent next in a transaction. `refused`: something was, and with it what came after,
+    so that there is nothing to commit."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Asked] = []
+        self.refused = False
+
+    def take(self) -> list[Asked]:
+        """What waits; it does no longer."""
+        waiting, self.waiting = self.waiting, []
+        return waiting
+
+
+def _unsent(tx: Connection) -> Unsent | None:
+    found: Unsent | None = tx.get_execution_options().get(UNSENT)
+    return found
 
 
 def run(tx: Connection, statement: SelectBase | Writing, **values: Any) -> list[Any]:
@@ -129,13 +148,13 @@ def ask(tx: Connection, statement: SelectBase, **values: Any) -> Callable[[], li
 
     Where `tx` has UNSENT, both are asked for at once.
     """
-    unsent = tx.get_execution_options().get(UNSENT)
+    unsent = _unsent(tx)
     if unsent is None:
         found = run(tx, statement, **values)
         return lambda: found
     ready = prepared(statement, tx.dialect)
-    asked = Unsent(ready.sql, ready.parameters(values))
-    unsent.append(asked)
+    asked = Asked(ready.sql, ready.parameters(values))
+    unsent.waiting.append(asked)
 
     @cache
     def rows() -> list[Any]:
@@ -149,11 +168,11 @@ def ask(tx: Connection, statement: SelectBase, **values: Any) -> Callable[[], li
 
 def run_unseen(tx: Connection, sql: str, parameters: Any) -> None:
     """Run SQL for the driver of `tx` whose rows nobody looks at, as `run` does. Raises DBAPIError."""
-    unsent = tx.get_execution_options().get(UNSENT)
+    unsent = _unsent(tx)
     if unsent is None:
         send(tx, sql, parameters)
     else:
-        unsent.append(Unsent(sql, parameters))
+        unsent.waiting.append(Asked(sql, parameters))
 
 
 def change(tx: Connection, statement: Writing, **values: Any) -> int:
@@ -164,9 +183,9 @@ def change(tx: Connection, statement: Writing, **values: Any) -> int:
 
 def send_unsent(tx: Connection) -> None:
     """Send what waits in `tx` to be sent, if anything does. Raises DBAPIError."""
-    unsent = tx.get_execution_options().get(UNSENT)
-    if unsent:
-        last = unsent.pop()
+    unsent = _unsent(tx)
+    if unsent is not None and unsent.waiting:
+        last = unsent.waiting.pop()
         last.cursor = send(tx, last.sql, last.parameters, read=lambda cursor: cursor)
 
 
@@ -178,21 +197,23 @@ def send(tx: Connection, sql: str, parameters: Any = (), *, read: Callable[[Any]
     if not tx.in_transaction():
         tx.begin()
     loaded: Any = tx.dialect.loaded_dbapi
-    unsent = tx.get_execution_options().get(UNSENT)
-    before: list[Unsent] = []
+    unsent = _unsent(tx)
+    before = [] if unsent is None else unsent.take()
     try:
         driver: Any = tx.connection.driver_connection
-        if not unsent:
+        if not before:
             return read(driver.execute(sql, parameters))
-        before = unsent.copy()
-        unsent.clear()
         # https://www.psycopg.org/psycopg3/docs/advanced/pipeline.html
         with driver.pipeline():
             for one in before:
                 one.cursor = driver.execute(one.sql, one.parameters)
             cursor = driver.execute(sql, parameters)
         return read(cursor)
-    except loaded.Error as error:
+    except BaseException as error:
+        if unsent is not None:
+            unsent.refused = True
+        if not isinstance(error, loaded.Error):
+            raise
         lost = tx.dialect.is_disconnect(error, tx.connection, None)
         if lost:
             tx.invalidate(error)

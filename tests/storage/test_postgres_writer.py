@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -18,7 +19,7 @@ from tests.databases import Clock
 WRITE = insert(app_keys).values(name=bindparam("name"), sealed=bindparam("sealed"))
 CHANGE = update(app_keys).where(app_keys.c.name == bindparam("of")).values(sealed=bindparam("becomes"))
 COUNT = select(func.count().label("all")).select_from(app_keys)
-SETTINGS = ("statement_timeout", "enable_seqscan")
+SETTINGS = ("statement_timeout", "enable_seqscan", "jit")
 NAMES = select(app_keys.c.name).order_by(app_keys.c.name)
 
 
@@ -146,6 +147,24 @@ def test_it_is_refused_at_the_rows_that_come_after_it(database: Database) -> Non
     assert names(database) == ["next", "taken"]
 
 
+@pytest.mark.parametrize("sealed", ["a\0b", "\ud800", {}])
+def test_what_the_driver_itself_refuses_ends_the_transaction_too(database: Database, sealed: object) -> None:
+    """Although the server never heard of it, nor of what was to come after."""
+
+    def go_on_as_if_nothing_had_happened() -> None:
+        with database.write() as tx:
+            run(tx, WRITE, name="before", sealed="")
+            run(tx, WRITE, name="bad", sealed=sealed)
+            run(tx, WRITE, name="after", sealed="")
+            with suppress(Exception):
+                run(tx, NAMES)
+
+    for _ in range(7):
+        with pytest.raises(InvalidRequestError, match="nothing was written"):
+            go_on_as_if_nothing_had_happened()
+    assert names(database) == []
+
+
 def test_of_a_block_that_raises_nothing_is_sent_any_more(database: Database, messages: list[int]) -> None:
     def write() -> None:
         with database.write() as tx:
@@ -204,4 +223,4 @@ def test_every_connection_has_its_time_limit_and_finds_rows_by_an_index(database
     with database.write() as tx, database.write() as other:
         for each in (tx, other):
             told = [each.exec_driver_sql(f"SHOW {name}").scalar_one() for name in SETTINGS]
-            assert told == ["8s", "off"]
+            assert told == ["8s", "off", "off"]
