@@ -14,7 +14,7 @@ import orjson
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import InvalidRequestError
 
-from storage.statements import refused
+from storage.sending import refused
 
 # The time limits of statements, below the 2.5 s in which a card answers, and of those that write, below the 10 s in
 # which an award does.

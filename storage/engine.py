@@ -15,7 +15,7 @@ import orjson
 from procrastinate.schema import SchemaManager
 from sqlalchemy import Connection, text
 
-from storage.statements import run_unseen
+from storage.sending import run_unseen
 
 QUEUE = "tallydesk"
 

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, event
 from sqlalchemy.exc import DBAPIError, InvalidRequestError, SQLAlchemyError
 
 from storage.connecting import BY_INDEX, WRITE_S, limit, postgresql_engine
-from storage.statements import UNSENT, Unsent, send, send_unsent
+from storage.sending import UNSENT, Unsent, send, send_unsent
 from threads import aside
 
 # After an error it warns that what followed in the same message was not run; the error itself is raised.

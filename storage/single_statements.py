@@ -12,7 +12,7 @@ import psycopg
 from sqlalchemy.exc import DBAPIError
 
 from storage.connecting import BY_INDEX, postgresql_engine
-from storage.statements import refused
+from storage.sending import refused
 from threads import aside
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from storage.connecting import BEGINS, WRITES
-from storage.statements import refused
+from storage.sending import refused
 from storage.turns import Turns, busy
 from threads import aside
 

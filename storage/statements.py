@@ -11,11 +11,13 @@ from collections import namedtuple
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from operator import attrgetter
-from typing import Any, cast
+from typing import Any
 
 from sqlalchemy import BindParameter, Connection, Delete, Dialect, Insert, SelectBase, Update, literal_column
-from sqlalchemy.exc import DBAPIError, InvalidRequestError, NoResultFound
+from sqlalchemy.exc import InvalidRequestError, NoResultFound
 from sqlalchemy.sql.visitors import replacement_traverse
+
+from storage.sending import Asked, run_unseen, send, send_unsent, unsent_of
 
 Writing = Insert | Update | Delete
 
@@ -92,43 +94,6 @@ def prepared(statement: SelectBase | Writing, dialect: Dialect) -> Statement:
     return found
 
 
-# The option of a connection whose Unsent it is.
-UNSENT = "tallydesk_unsent"
-
-
-class Asked:
-    """SQL for the driver; when it was sent, `cursor` is what the driver made of it."""
-
-    def __init__(self, sql: str, parameters: Any) -> None:
-        self.sql = sql
-        self.parameters = parameters
-        self.cursor: Any = None
-
-    @property
-    def was_run(self) -> bool:
-        """Whether it was sent and not refused, nor anything before it."""
-        return self.cursor is not None and self.cursor.statusmessage is not None
-
-
-class Unsent:
-    """What goes along with what is sent next in a transaction. `refused`: something was, and with it what came after,
-    so that there is nothing to commit."""
-
-    def __init__(self) -> None:
-        self.waiting: list[Asked] = []
-        self.refused = False
-
-    def take(self) -> list[Asked]:
-        """What waits; it does no longer."""
-        waiting, self.waiting = self.waiting, []
-        return waiting
-
-
-def _unsent(tx: Connection) -> Unsent | None:
-    found: Unsent | None = tx.get_execution_options().get(UNSENT)
-    return found
-
-
 def run(tx: Connection, statement: SelectBase | Writing, **values: Any) -> list[Any]:
     """Run `statement` in `tx` with `values` for its parameters; the rows it gives. Raises DBAPIError.
 
@@ -148,7 +113,7 @@ def ask(tx: Connection, statement: SelectBase, **values: Any) -> Callable[[], li
 
     Where `tx` has UNSENT, both are asked for at once.
     """
-    unsent = _unsent(tx)
+    unsent = unsent_of(tx)
     if unsent is None:
         found = run(tx, statement, **values)
         return lambda: found
@@ -166,59 +131,10 @@ def ask(tx: Connection, statement: SelectBase, **values: Any) -> Callable[[], li
     return rows
 
 
-def run_unseen(tx: Connection, sql: str, parameters: Any) -> None:
-    """Run SQL for the driver of `tx` whose rows nobody looks at, as `run` does. Raises DBAPIError."""
-    unsent = _unsent(tx)
-    if unsent is None:
-        send(tx, sql, parameters)
-    else:
-        unsent.waiting.append(Asked(sql, parameters))
-
-
 def change(tx: Connection, statement: Writing, **values: Any) -> int:
     """Run `statement` in `tx` at once, as `run`; how many rows it changed."""
     ready = prepared(statement, tx.dialect)
     return int(send(tx, ready.sql, ready.parameters(values), read=attrgetter("rowcount")))
-
-
-def send_unsent(tx: Connection) -> None:
-    """Send what waits in `tx` to be sent, if anything does. Raises DBAPIError."""
-    unsent = _unsent(tx)
-    if unsent is not None and unsent.waiting:
-        last = unsent.waiting.pop()
-        last.cursor = send(tx, last.sql, last.parameters, read=lambda cursor: cursor)
-
-
-def send(tx: Connection, sql: str, parameters: Any = (), *, read: Callable[[Any], Any] = lambda _: None) -> Any:
-    """Put SQL to the driver of `tx`, together with what waits there to be sent; what `read` makes of its cursor.
-
-    Raises DBAPIError, for the first that is refused; nothing after it was run then.
-    """
-    if not tx.in_transaction():
-        tx.begin()
-    loaded: Any = tx.dialect.loaded_dbapi
-    unsent = _unsent(tx)
-    before = [] if unsent is None else unsent.take()
-    try:
-        driver: Any = tx.connection.driver_connection
-        if not before:
-            return read(driver.execute(sql, parameters))
-        # https://www.psycopg.org/psycopg3/docs/advanced/pipeline.html
-        with driver.pipeline():
-            for one in before:
-                one.cursor = driver.execute(one.sql, one.parameters)
-            cursor = driver.execute(sql, parameters)
-        return read(cursor)
-    except BaseException as error:
-        if unsent is not None:
-            unsent.refused = True
-        if not isinstance(error, loaded.Error):
-            raise
-        lost = tx.dialect.is_disconnect(error, tx.connection, None)
-        if lost:
-            tx.invalidate(error)
-        first = next((one.sql for one in before if not one.was_run), sql)
-        raise refused(error, sql=first, kind=loaded.Error, lost=lost) from error
 
 
 def run_one(tx: Connection, statement: SelectBase | Writing, **values: Any) -> Any:
@@ -227,12 +143,3 @@ def run_one(tx: Connection, statement: SelectBase | Writing, **values: Any) -> A
     if len(rows) != 1:
         raise NoResultFound(f"{len(rows)} rows where there should be one.")
     return rows[0]
-
-
-def refused(error: Exception, *, sql: str, kind: type[Exception], lost: bool = False) -> DBAPIError:
-    """What SQLAlchemy would raise for the driver's `error`, whose errors are all of `kind`; it shows no parameters.
-
-    `lost`: the connection is no longer there.
-    """
-    raised: Any = DBAPIError.instance(sql, None, error, kind, hide_parameters=True, connection_invalidated=lost)
-    return cast(DBAPIError, raised)

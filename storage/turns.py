@@ -8,7 +8,7 @@ import sqlite3
 from threading import Event, Lock, Thread
 from time import monotonic
 
-from storage.statements import refused
+from storage.sending import refused
 from threads import aside
 
 
