@@ -129,14 +129,21 @@ class EngineWorker:
                 await manager.retry_job(job)
                 log.warning("worker", outcome="job_recovered", job=job.task_name)
 
-        def sweep(_context: JobContext, timestamp: int) -> None:  # noqa: ARG001
+        def guarded(step: Callable[[], object]) -> None:
             try:
-                self._jobs.sweep()
+                step()
             except SQLAlchemyError as error:
                 log.error("worker", outcome="database_trouble", kind=type(error).__name__)
 
+        def ask_again(_context: JobContext, timestamp: int) -> None:  # noqa: ARG001
+            guarded(self._jobs.ask_again)
+
+        def sweep(_context: JobContext, timestamp: int) -> None:  # noqa: ARG001
+            guarded(self._jobs.sweep)
+
         # The sixth field counts seconds.
-        for cron, function in (("* * * * * */15", recover), ("* * * * *", sweep)):
+        often = "* * * * * */15"
+        for cron, function in ((often, recover), (often, ask_again), ("* * * * *", sweep)):
             name = function.__name__
             # No lock: a worker that is lost in the middle would hold it, and nobody would look for lost workers.
             task: Any = app.task(name=name, queue=QUEUE, queueing_lock=name, pass_context=True)(function)

@@ -133,7 +133,19 @@ class Jobs:
         return JobResult(outcome="unknown_job") if function is None else function(job.ref)
 
     def sweep(self) -> int:
-        """Ask again for what is due and has no job, and erase what is kept no longer; returns how many there were."""
+        """What `ask_again` does, and erase what is kept no longer; returns how many there were."""
+        asked = self.ask_again()
+        erased = self._retention.sweep()
+        for _ in range(MOST_ROUNDS):
+            round_ = self._members.sweep()
+            round_ += sum(erase_older(self._database, time, than=self._now() - kept) for time, kept in KEPT)
+            erased += round_
+            if not round_:
+                break
+        return asked + erased
+
+    def ask_again(self) -> int:
+        """Ask again for what is due and has no job; returns how many there were."""
         now = self._now()
         forgotten = [
             *((AWARD_SETTLED, ref) for ref in self._notes.forgotten(older_than=now - FORGOTTEN_AFTER)),
@@ -146,14 +158,7 @@ class Jobs:
         with self._database.write() as tx:
             for name, ref in forgotten:
                 defer(tx, name, ref, run_at=now)
-        erased = self._retention.sweep()
-        for _ in range(MOST_ROUNDS):
-            round_ = self._members.sweep()
-            round_ += sum(erase_older(self._database, time, than=now - kept) for time, kept in KEPT)
-            erased += round_
-            if not round_:
-                break
-        return len(forgotten) + erased
+        return len(forgotten)
 
     def _confirm_award(self, operation_id: str) -> JobResult:
         look = self._delivery.confirm(operation_id)

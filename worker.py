@@ -86,8 +86,7 @@ class EmbeddedWorker:
         shows = 0
         while not stopping.is_set():
             self._guarded(lambda: self._show(owner))
-            if shows % SWEEP_EVERY == 0:
-                self._guarded(self._jobs.sweep)
+            self._guarded(self._jobs.sweep if shows % SWEEP_EVERY == 0 else self._jobs.ask_again)
             shows += 1
             with suppress(Empty):
                 signals.get(timeout=SHOW_EVERY_S)

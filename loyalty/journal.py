@@ -119,7 +119,7 @@ class Journal:
     def write_sending(self, tx: Connection, *, store: Store, email: str, owner: str, **values: Any) -> Sending:
         """Write a new award down as about to be sent by `owner`. `values` are the columns of NEW_AWARD.
 
-        Should the owner vanish, the sweep finds it when the lease has ended.
+        Should the owner vanish, it is `forgotten` when the lease has ended.
         """
         lease_until = self._now() + AGENT_LEASE
         held = {"state": AwardState.SENDING.value, "sends": 1, "lease_owner": owner, "lease_until": lease_until}
