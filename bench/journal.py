@@ -62,7 +62,7 @@ _ON_SQLITE = (
 )
 _ON_POSTGRESQL = (
     "The server: two commits that wait for the disk (about 0.25 ms each), the job, which the engine's own function and "
-    "three triggers write (0.2 ms), the award written and settled, with its place in eight indexes (0.3 ms), and seven "
+    "three triggers write (0.2 ms), the award written and settled, with its place in eight indexes (0.3 ms), and six "
     "messages there and back, of which each wakes a process that sleeps (0.06 to 0.1 ms). None can be left out: lock, "
     "limits, the look for a double click, the award, its outcome, the attempt, the job. What is above the median's "
     "double is the disk's and the server's own work beside it."

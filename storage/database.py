@@ -130,6 +130,7 @@ class Database:
 
     def close(self) -> None:
         """Close every pooled connection."""
+        # Each once: on SQLite notes go through the writer.
         for each in {self._readers, self._notes, self._writer}:
             each.close()
         self.engine.dispose()
