@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Select, and_, func, literal, select, tuple_, type_coerce
+from sqlalchemy import BigInteger, ColumnElement, Select, and_, func, select, tuple_, type_coerce
 
 from loyalty.awards import is_operation_id
-from loyalty.journal import AwardState, NoteState, SettledBy
+from loyalty.journal import AwardState, NoteState, SettledBy, written_out
 from storage.database import Database
 from storage.sealing import Sealer
 from storage.tables import awards, connections
@@ -218,8 +218,7 @@ def newest_in_review(database: Database, connection_id: int) -> tuple[str, str |
 _undo = awards.alias("undo")
 # Time and id together: two awards of one moment must not fall between two pages.
 _place = tuple_(awards.c.created_at, awards.c.operation_id)
-# Written out and not bound: only so does SQLite know that its partial index serves.
-_REJECTED = literal(AwardState.REJECTED.value, literal_execute=True)
+_REJECTED = written_out(AwardState.REJECTED)
 
 
 def _newest_first(connection_id: int, wanted: AwardFilter) -> Select[Any]:

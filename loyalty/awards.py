@@ -29,7 +29,6 @@ from sqlalchemy import (
     case,
     exists,
     func,
-    literal_column,
     or_,
     select,
     union_all,
@@ -39,7 +38,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from loyalty.attempts import Attempt, AttemptKind, AttemptOutcome, write_attempt
 from loyalty.award_key import AwardKey
 from loyalty.delivery import LOOK_WITHIN_S, Confirmation, Delivery, Look
-from loyalty.journal import IS_OPEN, SETTLED, AwardState, Journal, Sending, SettledBy, what_of
+from loyalty.journal import IS_OPEN, SETTLED, AwardState, Journal, Sending, SettledBy, what_of, written_out
 from loyalty.members import Members
 from loyalty.program import (
     LoyaltyProgram,
@@ -640,7 +639,7 @@ _STANDS: ColumnElement[bool] = and_(
         _undo.c.reverses == awards.c.operation_id,
         _undo.c.state == AwardState.APPLIED,
         # Says nothing new, but in the words of the partial index: SQLite does not use it otherwise.
-        _undo.c.state != literal_column(f"'{AwardState.REJECTED}'"),
+        _undo.c.state != written_out(AwardState.REJECTED),
     ),
 )
 # Not `IS NULL`, for which SQLite would walk through all awards that are no undo instead of one connection's day.

@@ -63,11 +63,14 @@ class AwardState(StrEnum):
     NEEDS_REVIEW = "needs_review"
 
 
+def written_out(word: StrEnum) -> ColumnElement[str]:
+    """`word` as a constant of SQL: by a parameter a database does not know that a partial index serves."""
+    return literal(word.value, literal_execute=True)
+
+
 SETTLED = (AwardState.APPLIED, AwardState.REJECTED)
-# In the words of the index of these few, and written out: by a parameter a database does not know that it serves.
-IS_OPEN: ColumnElement[bool] = and_(
-    *(awards.c.state != literal(state.value, literal_execute=True) for state in SETTLED)
-)
+# In the words of the index of these few.
+IS_OPEN: ColumnElement[bool] = and_(*(awards.c.state != written_out(state) for state in SETTLED))
 # Those that the worker goes on with by itself.
 UNSETTLED = (AwardState.PENDING, AwardState.SENDING, AwardState.UNKNOWN)
 
@@ -92,7 +95,7 @@ class NoteState(StrEnum):
 
 
 # As IS_OPEN.
-NOTE_IS_DUE: ColumnElement[bool] = awards.c.note_state == literal(NoteState.DUE.value, literal_execute=True)
+NOTE_IS_DUE: ColumnElement[bool] = awards.c.note_state == written_out(NoteState.DUE)
 
 
 @dataclass(frozen=True, kw_only=True)

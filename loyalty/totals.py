@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Select, and_, func, literal, literal_column, or_, select, type_coerce
+from sqlalchemy import BigInteger, ColumnElement, Select, and_, func, literal_column, or_, select, type_coerce
 
 from loyalty.activity import email_of_agent
-from loyalty.journal import AwardState
+from loyalty.journal import AwardState, written_out
 from storage.database import Database
 from storage.sealing import Sealer
 from storage.tables import EPOCH, MICROSECOND, awards
@@ -103,8 +103,7 @@ def totals(database: Database, *, sealer: Sealer, connection_id: int, now: datet
 
 
 _undo = awards.alias("undo")
-# Written out and not bound: only so does SQLite know that its partial index serves.
-_REJECTED = literal(AwardState.REJECTED.value, literal_execute=True)
+_REJECTED = written_out(AwardState.REJECTED)
 
 
 def _sums(key: ColumnElement[Any], connection_id: int, since: datetime) -> Select[Any]:
