@@ -1,6 +1,6 @@
 """Tallydesk on granian, a server written in Rust that answers two to three times as many cards as gunicorn does:
 
-PROMETHEUS_MULTIPROC_DIR=<an empty folder> GRANIAN_WORKERS=2 granian --interface wsgi --blocking-threads 32 --no-ws \
+PROMETHEUS_MULTIPROC_DIR=<an empty folder> GRANIAN_WORKERS=2 granian --interface wsgi --blocking-threads 64 --no-ws \
     --http 1 --factory on_granian:create_app
 
 docs/benchmarks.md compares the two. gunicorn stays the default: it checks the database before it forks, keeps what a

@@ -150,7 +150,8 @@ def _table(pace: Pace, loads: Mapping[str, list[Load]], alone: Mapping[str, list
         columns=["", "requests/s", "÷ (a)", "p50, ms", "p99, ms", "alone, p50, ms", "errors"],
         rows=rows,
         note=(
-            "Two worker processes each. gunicorn runs the shipped gunicorn.conf.py; granian has 32 threads a worker. "
+            "Two worker processes each. gunicorn runs the shipped gunicorn.conf.py; granian has "
+            f"{servers.GRANIAN_THREADS} threads a worker. "
             "*Alone* is one connection. (a), (b) and (e) answer constants: no key, no database, no metrics, no log "
             "line. (a) and (b) go through Flask, which the card is led past (widget/lookup.py). (c) checks the key and "
             "reads the same file through an ORM, and uvicorn writes its access log. PostgreSQL runs on the same cores, "

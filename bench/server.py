@@ -22,6 +22,7 @@ from bench.load import Load, send
 from bench.measure import alternated, spread_of
 from bench.pace import Pace
 from bench.report import Section, Table, told
+from bench.servers import GRANIAN_THREADS
 from serving import RUNNING
 
 MANY = 64
@@ -170,7 +171,7 @@ class _Bench:
             f"granian, {count} {'thread' if count == 1 else 'threads'}": servers.tallydesk_granian(
                 self._filled, blocking_threads=count
             )
-            for count in ((32,) if self._pace.quick else (1, 8, 32))
+            for count in ((GRANIAN_THREADS,) if self._pace.quick else (1, 8, 32, GRANIAN_THREADS))
         }
         found = self._loads({"gunicorn, as shipped": nullcontext(self._shipped), **subjects}, connections=MANY)
         return Table(
@@ -179,10 +180,11 @@ class _Bench:
             rows=_rows(found),
             note=(
                 "granian serves the same application: `GRANIAN_WORKERS=2 granian --interface wsgi --blocking-threads "
-                "32 --no-ws --http 1 --factory on_granian:create_app`, with PROMETHEUS_MULTIPROC_DIR set to an empty "
-                "folder. Its workers keep to a core each, as those of gunicorn do; so does (b). gunicorn stays the "
-                "default: it checks the database before it forks, keeps what a request holds out of its own log and "
-                "stops within the time that hosts give."
+                f"{GRANIAN_THREADS} --no-ws --http 1 --factory on_granian:create_app`, with PROMETHEUS_MULTIPROC_DIR "
+                "set to an empty folder. As many requests of a worker may wait for a program as it has threads. Its "
+                "workers keep to a core each, as those of gunicorn do; so does (b). gunicorn stays the default: it "
+                "checks the database before it forks, keeps what a request holds out of its own log and stops within "
+                "the time that hosts give."
             ),
         )
 

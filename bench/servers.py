@@ -28,6 +28,8 @@ from tests.processes.serving import answers, environment, free_port, wait_for
 TALLYDESK = "app:create_app()"
 # gunicorn's own threads, all of which run: for what knows nothing of stepping aside (threads.py).
 PLAIN_THREADS = ("--worker-class", "gthread", "--threads", "64")
+# Of granian's threads all run, too, and a request that waits for a program keeps one.
+GRANIAN_THREADS = 64
 # For `shipped_but`: workers that do not keep to a core.
 ANY_CORE = "def post_fork(server, worker): pass"
 
@@ -78,7 +80,13 @@ def tallydesk_gunicorn(
 
 @contextmanager
 def granian(
-    app: str, filled: Filled, *, workers: int = 2, blocking_threads: int = 32, factory: bool = False, **env: str
+    app: str,
+    filled: Filled,
+    *,
+    workers: int = 2,
+    blocking_threads: int = GRANIAN_THREADS,
+    factory: bool = False,
+    **env: str,
 ) -> Iterator[Server]:
     """A WSGI application `module:name` on granian; `factory` says that the name is to be called for it.
 
@@ -105,7 +113,9 @@ def granian(
 
 
 @contextmanager
-def tallydesk_granian(filled: Filled, *, workers: int = 2, blocking_threads: int = 32, **env: str) -> Iterator[Server]:
+def tallydesk_granian(
+    filled: Filled, *, workers: int = 2, blocking_threads: int = GRANIAN_THREADS, **env: str
+) -> Iterator[Server]:
     """Tallydesk on granian."""
     with granian(
         "on_granian:create_app", filled, workers=workers, blocking_threads=blocking_threads, factory=True, **env

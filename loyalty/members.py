@@ -39,7 +39,7 @@ from threads import Threads, aside
 # one store, so that a store whose program hangs, or whose tickets are a flood of strangers, leaves room for the others.
 ASKERS, ASKERS_OF_STORE = 48, 8
 REFRESHERS, REFRESHERS_OF_STORE = 6, 3
-# Cards of one process that may wait until their deadline: fewer than a web server has threads (gunicorn 64, granian 32
+# Cards of one process that may wait until their deadline: fewer than a web server has threads (gunicorn 64, and granian
 # where it is started as docs/benchmarks.md says), so that a program which hangs leaves the others to known members. A
 # card beyond them waits only for a program that is quick.
 WAITERS, CROWD_WAITS_S = 24, 0.5
