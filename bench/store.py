@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import Table, make_url
 
 from loyalty.ledger import Kind, identity_for
-from loyalty.program import Activity, Member, MemberStatus, ProgramKind
+from loyalty.program import SHOWN_ACTIVITY, Activity, Member, MemberStatus, ProgramKind
 from loyalty.snapshots import Known, _shown
 from oauth.accounts import AccountState
 from storage.database import Database
@@ -188,6 +188,8 @@ class _Rows:
 
     def _member_rows(self) -> Iterator[tuple[Any, ...]]:
         balance = self._activity * POINTS
+        shown = [[self._at, what, POINTS] for _, what in self._turns()[-SHOWN_ACTIVITY:]]
+        latest = json.dumps(shown, separators=(",", ":"))
         for k in self._connections:
             for n in range(1, self._members + 1):
                 number = self._number(k, n)
@@ -195,18 +197,24 @@ class _Rows:
                 found_by = self._hasher.email(email(n))
                 yield (
                     *(number, k, found_by, self._sealed, MemberStatus.MEMBER, code),
-                    *(balance, balance, self._at, self._at),
+                    *(balance, balance, latest, self._at, self._at),
                 )
 
     def _transaction_rows(self) -> Iterator[tuple[Any, ...]]:
         """One round of transactions after the other: a member's lie apart in the table, as they do in time."""
         number = 0
-        for turn in range(self._activity):
-            kind, what = (Kind.AWARD, "Late delivery") if turn else (Kind.OPENING, "Opening balance")
+        for kind, what in self._turns():
             for k in self._connections:
                 for n in range(1, self._members + 1):
                     number += 1
                     yield number, k, self._number(k, n), f"bench:{number}", kind, what, POINTS, self._at
+
+    def _turns(self) -> list[tuple[Kind, str]]:
+        """Of which kind each member's transactions are, and what they say."""
+        return [
+            (Kind.AWARD, "Late delivery") if turn else (Kind.OPENING, "Opening balance")
+            for turn in range(self._activity)
+        ]
 
     def _entry_rows(self) -> Iterator[tuple[Any, ...]]:
         number = 0
@@ -257,7 +265,7 @@ _CONNECTION = (
 _KEY = ("connection_id", "purpose", "key_hash", "key_sealed", "created_at")
 _MEMBER = (
     *("id", "store_id", "email_hmac", "email_sealed", "status", "referral_code"),
-    *("balance", "lifetime_points", "created_at", "updated_at"),
+    *("balance", "lifetime_points", "latest_activity", "created_at", "updated_at"),
 )
 _TRANSACTION = ("id", "store_id", "member_id", "operation_id", "kind", "what", "points", "created_at")
 _ENTRY = ("transaction_id", "member_id", "side", "points")

@@ -3,7 +3,8 @@
 Every change is one transaction of two entries, a debit and a credit of the same points: points owed to members are the
 program's liability, so an award debits the program and credits the member. Entries are never changed (the database
 refuses); undoing is a new transaction that points at the old one. `members.balance` and `members.lifetime_points` are
-kept sums, proven against the entries by `verify`.
+kept sums, and `members.latest_activity` keeps what a card shows of a member's history: all of it is proven against the
+books by `verify`.
 """
 
 from __future__ import annotations
@@ -17,17 +18,24 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
+    ColumnElement,
     Connection,
-    Select,
+    ScalarSelect,
+    String,
     and_,
     bindparam,
     case,
+    cast,
     func,
     insert,
+    literal_column,
     or_,
     select,
+    type_coerce,
     update,
 )
+from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
 
 from loyalty.journal import what_of
 from loyalty.program import (
@@ -42,10 +50,10 @@ from loyalty.program import (
     Store,
     UnknownMember,
 )
-from storage.database import Database, insert_into
+from storage.database import INSERTS, Database, insert_into
 from storage.sealing import Hasher, RandomBytes, Sealer
 from storage.statements import run, run_one
-from storage.tables import EPOCH, ledger_entries, ledger_transactions, members, stores
+from storage.tables import EPOCH, UtcTime, ledger_entries, ledger_transactions, members, stores
 
 # Lifetime points from which a member holds the tier; the last one reached counts.
 TIERS = ((0, "Bronze"), (500, "Silver"), (2_000, "Gold"), (10_000, "Platinum"))
@@ -79,37 +87,14 @@ _MEMBER = select(
     members.c.email_hmac == bindparam("email_hmac"),
 )
 
-_latest = (
-    select(
-        ledger_transactions.c.id,
-        ledger_transactions.c.created_at,
-        ledger_transactions.c.what,
-        ledger_transactions.c.points,
-    )
-    .where(ledger_transactions.c.member_id == members.c.id)
-    .order_by(ledger_transactions.c.id.desc())
-    .limit(SHOWN_ACTIVITY)
-    .correlate(members)
-    .subquery("latest")
+_SHOWN = _MEMBER.with_only_columns(
+    members.c.status,
+    members.c.balance,
+    members.c.lifetime_points,
+    members.c.referral_code,
+    members.c.date_of_birth_sealed,
+    members.c.latest_activity,
 )
-
-
-def _shown(array: str, aggregate: str) -> Select[Any]:
-    entry = getattr(func, array)(_latest.c.id, _latest.c.created_at, _latest.c.what, _latest.c.points)
-    latest = select(getattr(func, aggregate)(entry, type_=JSON)).correlate(members).scalar_subquery()
-    return _MEMBER.with_only_columns(
-        members.c.status,
-        members.c.balance,
-        members.c.lifetime_points,
-        members.c.referral_code,
-        members.c.date_of_birth_sealed,
-        latest.label("latest"),
-    )
-
-
-# One statement, so that a balance and its activity are of one moment, and one row: SQLite's driver lets other threads
-# run before each, and they do not give way soon. What is latest lies side by side in an index that has all of it.
-_SHOWN = {"sqlite": _shown("json_array", "json_group_array"), "postgresql": _shown("json_build_array", "json_agg")}
 
 _OPERATION = select(ledger_transactions.c.id).where(
     ledger_transactions.c.store_id == bindparam("store_id"),
@@ -207,8 +192,7 @@ class Ledger:
         self, store: Store, *, email: str, with_date_of_birth: bool = False, within_s: float | None = None
     ) -> Member | None:
         """The member with this e-mail as the ledger stands now, or None."""
-        shown = _SHOWN[self._database.dialect]
-        rows = self._database.look_up(shown, store_id=store.id, email_hmac=self._hasher.email(email))
+        rows = self._database.look_up(_SHOWN, store_id=store.id, email_hmac=self._hasher.email(email))
         return self._read_member(rows[0], email=email, with_date_of_birth=with_date_of_birth) if rows else None
 
     def email_of(self, store: Store, *, member_hmac: str) -> str | None:
@@ -237,7 +221,15 @@ class Ledger:
             reverses_id = reversed_.id
         kind = Kind.AWARD if reverses_id is None else Kind.REVERSAL
         now = self._now()
-        moved = run(tx, _MOVE_WHOSE, moved=event.points, earned=event.points, at=now, **whose)
+        moved = run(
+            tx,
+            _MOVE_WHOSE[tx.dialect.name],
+            moved=event.points,
+            earned=event.points,
+            what=event.what,
+            at=now,
+            **whose,
+        )
         if not moved:
             raise UnknownMember
         member = moved[0]
@@ -286,7 +278,7 @@ class Ledger:
             recent_activity=tuple(
                 [
                     Activity(when=EPOCH + timedelta(microseconds=when), what=what_of(what), points=points)
-                    for _, when, what, points in sorted(row.latest or (), reverse=True)
+                    for when, what, points in reversed(row.latest_activity)
                 ]
             ),
             as_of=self._now(),
@@ -321,7 +313,8 @@ def book(
         reverses_id=reverses_id,
     )
     earned = points if kind in EARNING_KINDS else 0
-    balance: int = run_one(tx, _MOVE, of=member_id, moved=points, earned=earned, at=now).balance
+    move = _MOVE[tx.dialect.name]
+    balance: int = run_one(tx, move, of=member_id, moved=points, earned=earned, what=what, at=now).balance
     return balance
 
 
@@ -387,16 +380,74 @@ _BOOK_ENTRIES = insert(ledger_entries).values(
         for side in ("program", "member")
     ]
 )
-_moved = update(members).values(
-    balance=members.c.balance + bindparam("moved"),
-    lifetime_points=members.c.lifetime_points + bindparam("earned"),
-    updated_at=bindparam("at"),
-)
-_MOVE = _moved.where(members.c.id == bindparam("of")).returning(members.c.balance)
+_AT, _POINTS = bindparam("at", type_=UtcTime), bindparam("moved", type_=BigInteger)
+
+
+def _with_one_more(dialect: str) -> ColumnElement[Any]:
+    """The kept activity and what is booked now; the oldest goes where a card shows no more."""
+    entry = _AT, bindparam("what", type_=String), _POINTS
+    if dialect == "sqlite":
+        kept = members.c.latest_activity
+        is_full = func.json_array_length(kept) >= SHOWN_ACTIVITY
+        longer = func.json_insert(kept, "$[#]", func.json_array(*entry))
+        # The last place is not there yet where it is not full: nothing is removed.
+        return func.json_remove(longer, case((is_full, "$[0]"), else_=f"$[{SHOWN_ACTIVITY}]"))
+    binary = type_coerce(members.c.latest_activity, JSONB)
+    is_full = func.jsonb_array_length(binary) >= SHOWN_ACTIVITY
+    younger = case((is_full, binary.op("-")(literal_column("0"))), else_=binary)
+    return younger.op("||")(func.jsonb_build_array(func.jsonb_build_array(*entry)))
+
+
+# By the name of the dialect: each has its own words for JSON.
+_MOVED = {
+    dialect: update(members).values(
+        balance=members.c.balance + _POINTS,
+        lifetime_points=members.c.lifetime_points + bindparam("earned"),
+        latest_activity=_with_one_more(dialect),
+        updated_at=_AT,
+    )
+    for dialect in INSERTS
+}
+_MOVE = {
+    dialect: moved.where(members.c.id == bindparam("of")).returning(members.c.balance)
+    for dialect, moved in _MOVED.items()
+}
 # Found and moved at once.
-_MOVE_WHOSE = _moved.where(
-    members.c.store_id == bindparam("store_id"), members.c.email_hmac == bindparam("email_hmac")
-).returning(members.c.id, members.c.balance, members.c.erased_at)
+_MOVE_WHOSE = {
+    dialect: moved.where(
+        members.c.store_id == bindparam("store_id"), members.c.email_hmac == bindparam("email_hmac")
+    ).returning(members.c.id, members.c.balance, members.c.erased_at)
+    for dialect, moved in _MOVED.items()
+}
+
+
+def _booked_latest(dialect: str) -> ScalarSelect[Any]:
+    """What `members.latest_activity` is to say, from the books."""
+    transaction = ledger_transactions.c
+    latest = (
+        select(transaction.id, transaction.created_at, transaction.what, transaction.points)
+        .join(ledger_entries, ledger_entries.c.transaction_id == transaction.id)
+        .where(ledger_entries.c.member_id == members.c.id)
+        .order_by(transaction.id.desc())
+        .limit(SHOWN_ACTIVITY)
+        .correlate(members)
+        .subquery("latest")
+    )
+    if dialect == "sqlite":
+        in_order = select(latest).order_by(latest.c.id).correlate(members).subquery("in_order")
+        entry = func.json_array(in_order.c.created_at, in_order.c.what, in_order.c.points)
+        return select(func.json_group_array(entry, type_=JSON)).correlate(members).scalar_subquery()
+    entry = func.jsonb_build_array(latest.c.created_at, latest.c.what, latest.c.points)
+    entries = func.jsonb_agg(aggregate_order_by(entry, latest.c.id))
+    return select(func.coalesce(entries, cast([], JSONB), type_=JSONB)).correlate(members).scalar_subquery()
+
+
+_BOOKED_LATEST = {dialect: _booked_latest(dialect) for dialect in INSERTS}
+
+
+def keep_latest(tx: Connection, *whose: ColumnElement[bool]) -> None:
+    """Bring the kept activity of members to what is booked now; `whose` are conditions on `members`."""
+    tx.execute(update(members).where(*whose).values(latest_activity=_BOOKED_LATEST[tx.dialect.name]))
 
 
 def verify(tx: Connection) -> Iterator[str]:
@@ -454,6 +505,15 @@ def verify(tx: Connection) -> Iterator[str]:
             f"Member {row.id} is off: balance {row.balance}, entries say {row.booked_balance}; "
             f"lifetime {row.lifetime_points}, entries say {row.booked_lifetime}."
         )
+
+    booked_latest = _BOOKED_LATEST[tx.dialect.name]
+    mistold_latest = select(members.c.id, members.c.latest_activity, booked_latest.label("booked")).where(
+        members.c.latest_activity.is_distinct_from(booked_latest)
+    )
+    for row in tx.execute(mistold_latest):
+        # The same may be written in two ways.
+        if row.latest_activity != row.booked:
+            yield f"Member {row.id} shows other activity than was booked last."
 
 
 def totals(tx: Connection) -> tuple[int, int, int]:

@@ -39,7 +39,7 @@ from sqlalchemy import (
     update,
 )
 
-from loyalty.ledger import Kind, new_referral_code
+from loyalty.ledger import Kind, keep_latest, new_referral_code
 from loyalty.program import MemberStatus, Store
 from schemas import email as email_schema
 from storage.database import Database
@@ -503,12 +503,13 @@ def _booked_as(*kinds: Kind) -> Any:
 
 _BOOKED = (
     select(
-        ledger_transactions.c.member_id,
+        ledger_entries.c.member_id,
         _booked_as(Kind.OPENING, Kind.OPENING_SPENT).label("points"),
         _booked_as(Kind.OPENING).label("lifetime_points"),
     )
-    .where(ledger_transactions.c.member_id.in_(bindparam("member_ids", expanding=True)))
-    .group_by(ledger_transactions.c.member_id)
+    .join(ledger_transactions, ledger_transactions.c.id == ledger_entries.c.transaction_id)
+    .where(ledger_entries.c.member_id.in_(bindparam("member_ids", expanding=True)))
+    .group_by(ledger_entries.c.member_id)
 )
 
 _CHANGE = (
@@ -647,13 +648,11 @@ class _Writer:
             if changes:
                 tx.execute(_CHANGE, changes)
             if opened:
-                batch_opened = {
-                    "store_id": self._store.id,
-                    "email_hmacs": [row.email_hmac for row in opened],
-                    "booked_at": self._now(),
-                }
+                hmacs = [row.email_hmac for row in opened]
+                batch_opened = {"store_id": self._store.id, "email_hmacs": hmacs, "booked_at": self._now()}
                 for statement in _BOOKINGS:
                     tx.execute(statement, batch_opened)
+                keep_latest(tx, members.c.store_id == self._store.id, members.c.email_hmac.in_(hmacs))
         self.created += len(created)
         self.updated += len(changes)
         self.unchanged += len(existing) - len(changes)

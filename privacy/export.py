@@ -17,6 +17,7 @@ from storage.tables import (
     awards,
     changes,
     connections,
+    ledger_entries,
     ledger_transactions,
     members,
     snapshots,
@@ -94,7 +95,8 @@ def _history(tx: Connection, member_id: int) -> list[dict[str, Any]]:
     booked = ledger_transactions.c
     rows = tx.execute(
         select(booked.created_at, booked.kind, booked.what, booked.operation_id, booked.points)
-        .where(booked.member_id == member_id)
+        .join(ledger_entries, ledger_entries.c.transaction_id == booked.id)
+        .where(ledger_entries.c.member_id == member_id)
         .order_by(booked.id)
     )
     return [

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, case, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, bindparam, case, select, tuple_, update
 
 from loyalty.journal import NoteState
-from loyalty.ledger import Kind, new_referral_code
+from loyalty.ledger import Kind, keep_latest, new_referral_code
 from storage.sealing import RandomBytes, Sealer
-from storage.tables import award_attempts, awards, ledger_transactions, members
+from storage.tables import award_attempts, awards, ledger_entries, ledger_transactions, members
 
 # Of the same length as an HMAC, so that nobody can tell them apart.
 PSEUDONYM_BYTES = 16
@@ -94,15 +94,9 @@ class Eraser:
             .where(members.c.id == member_id)
             .values(email_hmac=self.pseudonym(), referral_code=new_referral_code(self.random_bytes), **self._nobody())
         )
-        tx.execute(
-            update(ledger_transactions)
-            .where(
-                ledger_transactions.c.member_id == member_id,
-                ledger_transactions.c.kind == Kind.AWARD,
-                ledger_transactions.c.what != "",
-            )
-            .values(what="")
-        )
+        booked = select(ledger_entries.c.transaction_id).where(ledger_entries.c.member_id == member_id)
+        self._words_of_bookings(tx, ledger_transactions.c.id.in_(booked))
+        keep_latest(tx, members.c.id == member_id)
 
     def faces_of_members(self, tx: Connection, member_ids: Sequence[int]) -> None:
         """Members of the built-in ledger whom only their own address finds again: nothing here tells it any more."""
@@ -120,14 +114,16 @@ class Eraser:
         """What was said about these awards in other tables."""
         tx.execute(update(award_attempts).where(award_attempts.c.operation_id.in_(operation_ids)).values(answer=None))
         booked = select(awards.c.store_id, awards.c.operation_id).where(awards.c.operation_id.in_(operation_ids))
+        told = tuple_(ledger_transactions.c.store_id, ledger_transactions.c.operation_id).in_(booked)
+        self._words_of_bookings(tx, told)
+        keep_latest(tx, members.c.id.in_(select(ledger_transactions.c.member_id).where(told)))
+
+    @staticmethod
+    def _words_of_bookings(tx: Connection, which: ColumnElement[bool]) -> None:
+        """What agents said of these, all that may be about a person."""
+        booked = ledger_transactions.c
         tx.execute(
-            update(ledger_transactions)
-            .where(
-                tuple_(ledger_transactions.c.store_id, ledger_transactions.c.operation_id).in_(booked),
-                ledger_transactions.c.kind == Kind.AWARD,
-                ledger_transactions.c.what != "",
-            )
-            .values(what="")
+            update(ledger_transactions).where(which, booked.kind == Kind.AWARD, booked.what != "").values(what="")
         )
 
 

@@ -28,6 +28,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -237,6 +238,9 @@ members = Table(
     # Kept sums of the entries; `flask ledger verify` derives them anew and compares.
     Column("balance", BigInteger, nullable=False),
     Column("lifetime_points", BigInteger, nullable=False),
+    # Kept as well, for the card, which reads this row and nothing else: the latest transactions, oldest first, each as
+    # [microseconds since 1970, what, points].
+    Column("latest_activity", JSON().with_variant(JSONB(), "postgresql"), nullable=False, server_default=text("'[]'")),
     Column("created_at", UtcTime, nullable=False),
     Column("updated_at", UtcTime, nullable=False),
     # When what tells who it is was erased: the sealed e-mail is an empty text since.
@@ -254,14 +258,11 @@ ledger_transactions = Table(
     Column("kind", String(20), nullable=False),
     Column("what", String(200), nullable=False),
     Column("reverses_id", Id, ForeignKey("ledger_transactions.id"), unique=True),
-    # What the member's entry says, with its sign, for the card; the entries are the books, and `verify` compares.
+    # What the member's entry says, with its sign; the entries are the books, and `verify` compares.
     Column("points", BigInteger, nullable=False, server_default=text("0")),
     Column("created_at", UtcTime, nullable=False),
+    # No index by member: whoever asks for a member's transactions finds them by their entries.
     UniqueConstraint("store_id", "operation_id"),
-    # All that a card shows of a member's history, side by side.
-    Index(
-        "ix_ledger_transactions_member_id_id_created_at_what_points", "member_id", "id", "created_at", "what", "points"
-    ),
 )
 
 ledger_entries = Table(

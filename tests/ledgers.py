@@ -90,14 +90,22 @@ class LedgerRoom:
                 )
         return member_id
 
-    def award(self, email: str, points: int, *, operation_id: str | None = None, reverses: str | None = None) -> int:
+    def award(
+        self,
+        email: str,
+        points: int,
+        *,
+        operation_id: str | None = None,
+        reverses: str | None = None,
+        what: str = "Goodwill",
+    ) -> int:
         """Add points in a transaction of its own; returns the new balance."""
         self._awards += 1
         event = NewPointsEvent(
             operation_id=operation_id or f"award-{self._awards}",
             email=email,
             points=points,
-            what="Goodwill",
+            what=what,
             reverses=reverses,
         )
         with self.database.write() as tx:

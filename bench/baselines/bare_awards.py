@@ -13,6 +13,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -34,8 +35,15 @@ ENTRIES = (
     "(?, ?, 'credit', ?)"
 )
 MEMBER = (
-    "UPDATE members SET balance = balance + ?, lifetime_points = lifetime_points + ?, updated_at = ? WHERE id = ? "
-    "RETURNING balance"
+    "UPDATE members SET balance = balance + ?, lifetime_points = lifetime_points + ?, updated_at = ?, "
+    "latest_activity = json_remove(json_insert(latest_activity, '$[#]', json_array(?, 'Late delivery', ?)), "
+    "CASE WHEN json_array_length(latest_activity) >= 5 THEN '$[0]' ELSE '$[5]' END) WHERE id = ? RETURNING balance"
+)
+MEMBER_ON_POSTGRESQL = (
+    "UPDATE members SET balance = balance + ?, lifetime_points = lifetime_points + ?, updated_at = ?, "
+    "latest_activity = CASE WHEN jsonb_array_length(latest_activity) >= 5 THEN latest_activity - 0 "
+    "ELSE latest_activity END || jsonb_build_array(jsonb_build_array(?::bigint, 'Late delivery', ?::bigint)) "
+    "WHERE id = ? RETURNING balance"
 )
 JOB = "INSERT INTO jobs (name, ref, run_at) VALUES ('award_settled', ?, ?)"
 JOB_ON_POSTGRESQL = (
@@ -62,7 +70,8 @@ def _on_sqlite(url: str, **asked: Any) -> dict[str, float]:
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
     execute = connection.execute
-    return _measured(execute, begin=lambda: execute("BEGIN IMMEDIATE"), commit=connection.commit, job=JOB, **asked)
+    begin = partial(execute, "BEGIN IMMEDIATE")
+    return _measured(execute, begin=begin, commit=connection.commit, member=MEMBER, job=JOB, **asked)
 
 
 def _on_postgresql(url: str, **asked: Any) -> dict[str, float]:
@@ -73,7 +82,14 @@ def _on_postgresql(url: str, **asked: Any) -> dict[str, float]:
         return cursor.execute(sql.replace("?", "%s").encode(), values)
 
     # psycopg begins a transaction with its first statement.
-    return _measured(execute, begin=lambda: None, commit=connection.commit, job=JOB_ON_POSTGRESQL, **asked)
+    return _measured(
+        execute,
+        begin=lambda: None,
+        commit=connection.commit,
+        member=MEMBER_ON_POSTGRESQL,
+        job=JOB_ON_POSTGRESQL,
+        **asked,
+    )
 
 
 def _measured(
@@ -81,6 +97,7 @@ def _measured(
     *,
     begin: Callable[[], Any],
     commit: Callable[[], None],
+    member: str,
     job: str,
     members: int,
     connections: int,
@@ -100,7 +117,7 @@ def _measured(
         operation_id = f"td_{prefix}{number:012d}"
         at = time.time_ns() // 1000
         begin()
-        [balance] = execute(MEMBER, (POINTS, POINTS, at, member_id)).fetchone()
+        [balance] = execute(member, (POINTS, POINTS, at, at, POINTS, member_id)).fetchone()
         [transaction_id] = execute(TRANSACTION, (k, member_id, operation_id, POINTS, at)).fetchone()
         execute(ENTRIES, (transaction_id, POINTS, transaction_id, member_id, POINTS))
         who = (HMAC[:20] + f"{member_id:012d}", SEALED, POINTS, f"{number}" if ticket else "", HMAC, SEALED, HASH)

@@ -22,7 +22,7 @@ from cryptography.fernet import Fernet
 BATCH_ROWS = 1_000
 MEMBERS = (
     "INSERT INTO members (id, store_id, email_hmac, email_sealed, status, customer_id, referral_code, balance, "
-    "lifetime_points, created_at, updated_at) VALUES (?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "lifetime_points, latest_activity, created_at, updated_at) VALUES (?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 TRANSACTIONS = (
     "INSERT INTO ledger_transactions (id, store_id, member_id, operation_id, kind, what, points, created_at) "
@@ -52,6 +52,18 @@ def main() -> None:
                 status = "excluded" if "rivo excluded" in row["Tags"].lower() else "member"
                 code = b32encode(os.urandom(10)).decode().lower()
                 points, lifetime = int(row["Points"]), int(row["Lifetime Points"])
+                latest = []
+                for kind, what, moved, member_side, program_side in (
+                    ("opening", "Opening balance", lifetime, "credit", "debit"),
+                    ("opening_spent", "Points spent earlier", lifetime - points, "debit", "credit"),
+                ):
+                    if moved:
+                        number = next(transaction_ids)
+                        operation = f"{kind.replace('_', '-')}:{member_id}"
+                        signed = moved if member_side == "credit" else -moved
+                        latest.append([at, what, signed])
+                        transactions.append((number, member_id, operation, kind, what, signed, at))
+                        entries += [(number, None, program_side, moved), (number, member_id, member_side, moved)]
                 members.append(
                     (
                         member_id,
@@ -62,20 +74,11 @@ def main() -> None:
                         code,
                         points,
                         lifetime,
+                        json.dumps(latest, separators=(",", ":")),
                         at,
                         at,
                     )
                 )
-                for kind, what, moved, member_side, program_side in (
-                    ("opening", "Opening balance", lifetime, "credit", "debit"),
-                    ("opening_spent", "Points spent earlier", lifetime - points, "debit", "credit"),
-                ):
-                    if moved:
-                        number = next(transaction_ids)
-                        operation = f"{kind.replace('_', '-')}:{member_id}"
-                        signed = moved if member_side == "credit" else -moved
-                        transactions.append((number, member_id, operation, kind, what, signed, at))
-                        entries += [(number, None, program_side, moved), (number, member_id, member_side, moved)]
             connection.execute("BEGIN IMMEDIATE")
             connection.executemany(MEMBERS, members)
             connection.executemany(TRANSACTIONS, transactions)

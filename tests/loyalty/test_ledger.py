@@ -7,6 +7,7 @@ import re
 import shutil
 import tempfile
 import threading
+from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,6 +25,7 @@ from hypothesis.stateful import (
 from sqlalchemy import func, insert, select, text
 from sqlalchemy.exc import IntegrityError, NoResultFound
 
+from loyalty.journal import what_of
 from loyalty.ledger import (
     EARNING_KINDS,
     TIERS,
@@ -37,7 +39,7 @@ from loyalty.ledger import (
     verify,
 )
 from loyalty.ledger_import import import_members
-from loyalty.program import Member, MemberStatus
+from loyalty.program import Member, MemberStatus, NewPointsEvent
 from storage.database import Database
 from storage.sealing import RandomBytes, Sealer
 from storage.tables import ledger_entries, ledger_transactions, stores
@@ -113,6 +115,44 @@ def test_a_failed_booking_leaves_nothing(room: LedgerRoom) -> None:
     assert _member(room).recent_activity == ()
 
 
+@pytest.mark.parametrize(
+    "what",
+    ["Late delivery", 'It\'s "5 %" \\ of $[#]', "Für Zoë 🎁", "two\nlines\tand a tab", "\x7f\u2028", "[1, 2]", ""],
+)
+def test_the_activity_is_the_latest_five_newest_first_in_whatever_words(room: LedgerRoom, what: str) -> None:
+    room.enrol(room.store, email=ANA, points=120)
+    for number in range(1, 8):
+        room.advance(60)
+        room.award(ANA, number, what=f"{what}{number}" if what else "")
+        shown = [(entry.what, entry.points) for entry in _member(room).recent_activity]
+        assert shown[0] == (what_of(f"{what}{number}" if what else ""), number)
+    assert [points for _, points in shown] == [7, 6, 5, 4, 3]
+    times = [entry.when for entry in _member(room).recent_activity]
+    assert times == [room.clock() - timedelta(minutes=minutes) for minutes in range(5)]
+    assert _faults(room) == []
+
+
+def test_awards_of_one_member_at_the_same_time_are_all_shown(room: LedgerRoom) -> None:
+    room.enrol(room.store, email=ANA)
+    barrier = threading.Barrier(4)
+
+    def award(points: int) -> None:
+        event = NewPointsEvent(operation_id=f"at-once-{points}", email=ANA, points=points, what="At once")
+        barrier.wait()
+        with room.transaction() as tx:
+            room.program.add_points(room.store, event=event, within=tx)
+
+    threads = [threading.Thread(target=award, args=(points,)) for points in range(1, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    member = _member(room)
+    assert sorted(entry.points for entry in member.recent_activity) == [1, 2, 3, 4]
+    assert member.points_balance == 10
+    assert _faults(room) == []
+
+
 def test_opening_a_store_twice_finds_the_same_one(database: Database, clock: Clock) -> None:
     with database.write() as tx:
         first = open_store(tx, identity=identity_for("acme"), now=clock())
@@ -183,7 +223,15 @@ def test_sound_books_have_nothing_to_say(room: LedgerRoom) -> None:
         ),
         (
             "UPDATE ledger_transactions SET points = 49 WHERE points = 50",
-            ["Transaction .* says 49 points, its entry 50"],
+            ["Transaction .* says 49 points, its entry 50", "Member {member} shows other activity"],
+        ),
+        (
+            "UPDATE ledger_transactions SET what = 'Something else' WHERE points = 50",
+            ["Member {member} shows other activity"],
+        ),
+        (
+            "UPDATE members SET latest_activity = '[]' WHERE id = {member}",
+            ["Member {member} shows other activity"],
         ),
         (
             "DELETE FROM ledger_entries WHERE points = 50 AND member_id IS NULL",
@@ -191,11 +239,20 @@ def test_sound_books_have_nothing_to_say(room: LedgerRoom) -> None:
         ),
         (
             "DELETE FROM ledger_entries WHERE points = 50",
-            ["Transaction .* debits 0, credits 0, 0 entries", "Member {member} .* entries say 120"],
+            [
+                "Transaction .* debits 0, credits 0, 0 entries",
+                "Member {member} .* entries say 120",
+                "Member {member} shows other activity",
+            ],
         ),
         (
             "UPDATE ledger_entries SET member_id = {other} WHERE points = 50 AND member_id IS NOT NULL",
-            ["Member {member} .* entries say 120", "Member {other} .* entries say 50"],
+            [
+                "Member {member} .* entries say 120",
+                "Member {member} shows other activity",
+                "Member {other} .* entries say 50",
+                "Member {other} shows other activity",
+            ],
         ),
         (
             "UPDATE ledger_transactions SET kind = 'opening_spent' WHERE kind = 'award'",
@@ -231,8 +288,8 @@ def test_an_entry_that_nobody_booked_is_found(room: LedgerRoom) -> None:
                 {"transaction_id": transaction_id, "member_id": member_id, "side": "credit", "points": 7},
             ],
         )
-    # Four entries in one transaction, one of them not what it says, and a balance that is off.
-    assert len(_faults(room)) == 3
+    # Four entries in one transaction, one of them not what it says, a balance and an activity that are off.
+    assert len(_faults(room)) == 4
 
 
 class Books(RuleBasedStateMachine):

@@ -123,6 +123,8 @@ def _rows_of(filled: store.Filled, *, without: tuple[str, ...]) -> tuple[list[An
                 [{k: v for k, v in row._mapping.items() if k not in random} for row in tx.execute(query)]
                 for query in queries
             ]
+            for member in whole[0]:
+                member["latest_activity"] = [entry[1:] for entry in member["latest_activity"]]
     finally:
         database.close()
     return whole[0], whole[1], whole[2]

@@ -13,7 +13,7 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from loyalty.ledger import Kind, book, open_store, verify
@@ -226,6 +226,48 @@ def test_damaged_books_come_through_that_migration_and_are_told_by_the_proof(emp
     migrate(empty_database)
     with empty_database.read() as tx:
         assert [fault.split(":")[0] for fault in verify(tx)] == ["Transaction 1 does not balance"]
+
+
+def test_the_migration_to_a_card_in_one_row_keeps_what_each_member_was_shown(empty_database: Database) -> None:
+    """The latest five of the books, oldest first; nothing of who has nothing."""
+    database = empty_database
+    command.upgrade(database.alembic_config(), "0004")
+    _bookings_of_0004(database)
+    command.upgrade(database.alembic_config(), "0007")
+    with database.write() as tx:
+        tx.execute(
+            text(
+                "INSERT INTO members (id, store_id, email_hmac, email_sealed, status, referral_code, balance,"
+                " lifetime_points, created_at, updated_at) VALUES (3, 1, 'new', 'sealed', 'member', 'new', 0, 0, 5, 5)"
+            )
+        )
+        for number in range(5, 9):
+            tx.execute(
+                text(
+                    "INSERT INTO ledger_transactions (id, store_id, member_id, operation_id, kind, what, points,"
+                    " created_at) VALUES (:id, 1, 1, :name, 'opening_spent', :what, :points, :at)"
+                ),
+                {"id": number, "name": f"op-{number}", "what": 'It\'s "ü"', "points": number, "at": number},
+            )
+            for owner, side in ((None, "debit"), (1, "credit")):
+                tx.execute(
+                    text(
+                        "INSERT INTO ledger_entries (transaction_id, member_id, side, points)"
+                        " VALUES (:id, :owner, :side, :points)"
+                    ),
+                    {"id": number, "owner": owner, "side": side, "points": number},
+                )
+        tx.execute(text("UPDATE members SET balance = balance + 26 WHERE id = 1"))
+    migrate(database)
+    database.require_current()
+    with database.read() as tx:
+        kept = {row.id: row.latest_activity for row in tx.execute(select(members))}
+        assert list(verify(tx)) == []
+    assert kept == {
+        1: [[1_000_000, "Undo", -50], *([number, 'It\'s "ü"', number] for number in range(5, 9))],
+        2: [[1_000_000, "Big", 2**40]],
+        3: [],
+    }
 
 
 def test_after_that_migration_old_bookings_are_as_fixed_as_new_ones(empty_database: Database) -> None:

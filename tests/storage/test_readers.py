@@ -14,6 +14,7 @@ from sqlalchemy import Integer, bindparam, func, insert, literal_column, select,
 from sqlalchemy.exc import DataError, DBAPIError, OperationalError
 
 from loyalty.ledger import verify
+from storage import single_statements
 from storage.database import Database, unavailable_sentence
 from storage.sealing import RandomBytes, Sealer
 from storage.single_statements import SqliteReaders
@@ -117,10 +118,9 @@ def test_who_only_reads_a_sqlite_file_cannot_write_to_it(readers: SqliteReaders,
 
 
 def test_a_sqlite_file_locked_against_readers_is_told_and_read_again_afterwards(
-    readers: SqliteReaders, path: Path
+    readers: SqliteReaders, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Kept for the next question, as every setting of the connection that was used last.
-    readers.fetch("PRAGMA busy_timeout=20", ())
+    monkeypatch.setattr(single_statements, "BUSY_MS", 20)
     with closing(sqlite3.connect(path, isolation_level=None)) as holder:
         for statement in ("PRAGMA locking_mode=EXCLUSIVE", "BEGIN EXCLUSIVE", "DELETE FROM app_keys"):
             holder.execute(statement)
