@@ -424,13 +424,19 @@ _MOVE_WHOSE = {
 def _booked_latest(dialect: str) -> ScalarSelect[Any]:
     """What `members.latest_activity` is to say, from the books."""
     transaction = ledger_transactions.c
-    latest = (
-        select(transaction.id, transaction.created_at, transaction.what, transaction.points)
-        .join(ledger_entries, ledger_entries.c.transaction_id == transaction.id)
+    # A sum, by which no index is in order: PostgreSQL would rather walk through all entries from the newest on.
+    newest_first = (ledger_entries.c.transaction_id + 0).desc()
+    ids = (
+        select(ledger_entries.c.transaction_id)
         .where(ledger_entries.c.member_id == members.c.id)
-        .order_by(transaction.id.desc())
+        .order_by(newest_first)
         .limit(SHOWN_ACTIVITY)
         .correlate(members)
+        .subquery("ids")
+    )
+    latest = (
+        select(transaction.id, transaction.created_at, transaction.what, transaction.points)
+        .join(ids, ids.c.transaction_id == transaction.id)
         .subquery("latest")
     )
     if dialect == "sqlite":
@@ -447,7 +453,11 @@ _BOOKED_LATEST = {dialect: _booked_latest(dialect) for dialect in INSERTS}
 
 def keep_latest(tx: Connection, *whose: ColumnElement[bool]) -> None:
     """Bring the kept activity of members to what is booked now; `whose` are conditions on `members`."""
-    tx.execute(update(members).where(*whose).values(latest_activity=_BOOKED_LATEST[tx.dialect.name]))
+    # Held before their books are read: PostgreSQL would wait in the update, and yet read what was booked before it.
+    held = select(members.c.id).where(*whose).order_by(members.c.id).with_for_update(key_share=True)
+    if ids := tx.scalars(held).all():
+        booked = _BOOKED_LATEST[tx.dialect.name]
+        tx.execute(update(members).where(members.c.id.in_(ids)).values(latest_activity=booked))
 
 
 def verify(tx: Connection) -> Iterator[str]:

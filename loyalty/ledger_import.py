@@ -44,7 +44,7 @@ from loyalty.program import MemberStatus, Store
 from schemas import email as email_schema
 from storage.database import Database
 from storage.sealing import Hasher, RandomBytes, Sealer
-from storage.tables import UtcTime, ledger_entries, ledger_transactions, members
+from storage.tables import EPOCH, MICROSECOND, UtcTime, ledger_entries, ledger_transactions, members
 
 EXCLUDED_TAG = "rivo excluded"
 
@@ -570,18 +570,19 @@ def _booking(kind: Kind, *, operation: str, what: str, points: Any, sides: tuple
     return transactions, entries
 
 
+OPENING, SPENT = "Opening balance", "Points spent earlier"
 _BOOKINGS = (
     *_booking(
         Kind.OPENING,
         operation="opening:",
-        what="Opening balance",
+        what=OPENING,
         points=members.c.lifetime_points,
         sides=("credit", "debit"),
     ),
     *_booking(
         Kind.OPENING_SPENT,
         operation="opening-spent:",
-        what="Points spent earlier",
+        what=SPENT,
         points=members.c.lifetime_points - members.c.balance,
         sides=("debit", "credit"),
     ),
@@ -619,7 +620,8 @@ class _Writer:
         with self._database.read() as tx:
             known = set(tx.scalars(_KNOWN, find))
         # Sealing is the slow part, so it is done before the write lock is taken.
-        prepared = {row.email_hmac: self._new_member(row) for row in batch if row.email_hmac not in known}
+        at = self._now()
+        prepared = {row.email_hmac: self._new_member(row, at=at) for row in batch if row.email_hmac not in known}
         with self._database.write() as tx:
             # Two imports at once: the second waits here, and then sees the members that the first has made.
             self._database.lock(tx, f"members of store {self._store.id}")
@@ -628,13 +630,16 @@ class _Writer:
             created: list[dict[str, Any]] = []
             changes: list[dict[str, Any]] = []
             opened: list[_Row] = []
+            opened_later: list[int] = []
             for row in batch:
                 member = existing.get(row.email_hmac)
                 opens = bool(row.lifetime_points)
                 if member is None:
-                    created.append(prepared.get(row.email_hmac) or self._new_member(row))
+                    created.append(prepared.get(row.email_hmac) or self._new_member(row, at=at))
                 else:
                     opens = opens and member.id not in booked
+                    if opens:
+                        opened_later.append(member.id)
                     change = self._change(row, member, opens=opens)
                     if change is not None:
                         changes.append(change)
@@ -649,17 +654,17 @@ class _Writer:
                 tx.execute(_CHANGE, changes)
             if opened:
                 hmacs = [row.email_hmac for row in opened]
-                batch_opened = {"store_id": self._store.id, "email_hmacs": hmacs, "booked_at": self._now()}
+                batch_opened = {"store_id": self._store.id, "email_hmacs": hmacs, "booked_at": at}
                 for statement in _BOOKINGS:
                     tx.execute(statement, batch_opened)
-                keep_latest(tx, members.c.store_id == self._store.id, members.c.email_hmac.in_(hmacs))
+            if opened_later:
+                keep_latest(tx, members.c.id.in_(opened_later))
         self.created += len(created)
         self.updated += len(changes)
         self.unchanged += len(existing) - len(changes)
         self.opening_points += sum(row.points or 0 for row in opened)
 
-    def _new_member(self, row: _Row) -> dict[str, Any]:
-        now = self._now()
+    def _new_member(self, row: _Row, *, at: datetime) -> dict[str, Any]:
         born = row.date_of_birth
         return {
             "store_id": self._store.id,
@@ -671,8 +676,9 @@ class _Writer:
             "referral_code": new_referral_code(self._random_bytes),
             "balance": row.points or 0,
             "lifetime_points": row.lifetime_points or 0,
-            "created_at": now,
-            "updated_at": now,
+            "latest_activity": _opening_activity(row, at=at),
+            "created_at": at,
+            "updated_at": at,
         }
 
     def _change(self, row: _Row, member: Any, *, opens: bool) -> dict[str, Any] | None:
@@ -697,6 +703,13 @@ class _Writer:
             "lifetime": row.lifetime_points if opens else 0,
             "changed_at": self._now(),
         }
+
+
+def _opening_activity(row: _Row, *, at: datetime) -> list[tuple[int, str, int]]:
+    """What the bookings of a new member say, as `members.latest_activity` keeps it."""
+    lifetime = row.lifetime_points or 0
+    moved = ((OPENING, lifetime), (SPENT, (row.points or 0) - lifetime))
+    return [((at - EPOCH) // MICROSECOND, what, points) for what, points in moved if points]
 
 
 def _booked(tx: Connection, existing: Collection[Any]) -> dict[int, tuple[int, int]]:

@@ -120,6 +120,9 @@ class Members:
         self._asking: dict[_Question, _Asking] = {}
         self._waiting = 0
         self._refreshing: set[tuple[int, str]] = set()
+        # Stores whose program could not be asked when this process last tried: there it is looked first whether it may
+        # be, before a thread is taken and anything is written.
+        self._in_trouble: set[int] = set()
         self._askers = threading.BoundedSemaphore(ASKERS)
         self._asking_threads = Threads(running=ASKERS, most=ASKERS, name="ask")
         self._refreshers = threading.BoundedSemaphore(REFRESHERS)
@@ -264,12 +267,13 @@ class Members:
         """Ask now, or wait for the answer to who asks already. In a thread: however the program behaves, the card is
         answered at its deadline."""
         began, store = monotonic(), question.store
-        if question not in self._asking:
+        if store.id in self._in_trouble and question not in self._asking:
             try:
                 self._programs[store.program].check_ready(store)
             except ProgramUnavailable:
                 _count(store, ReadOutcome.UNAVAILABLE)
                 raise
+            self._in_trouble.discard(store.id)
         with self._lock:
             asking = self._asking.get(question)
             mine = asking is None
@@ -303,12 +307,16 @@ class Members:
         return member
 
     def _start_asking(self, asking: _Asking, question: _Question, *, seen: Snapshot | None) -> None:
+        store_id = question.store.id
+
         def run() -> None:
             member, failure = None, None
             try:
                 member = self._ask_alone(question, seen=seen)
             except BaseException as error:
                 failure = error
+                if isinstance(error, ProgramUnavailable) and error.reason is not ProgramReason.REFUSED:
+                    self._in_trouble.add(store_id)
             # Before the answer is told: the card that it is told to may be followed by the next at once.
             with self._lock:
                 del self._asking[question]

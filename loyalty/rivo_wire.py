@@ -847,7 +847,9 @@ def shown(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int):
         return ""
     text = unicodedata.normalize("NFC", str(value)[: 10 * MAX_TEXT])
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else " " for c in text)
+    text = " ".join(text.split())
     return without_addresses(re.sub("%40", "@", text))[:MAX_TEXT].rstrip()
 
 

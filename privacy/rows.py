@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, bindparam, case, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, select, update
 
 from loyalty.journal import NoteState
 from loyalty.ledger import Kind, keep_latest, new_referral_code
@@ -113,10 +113,18 @@ class Eraser:
     def _words_elsewhere(self, tx: Connection, operation_ids: Sequence[str]) -> None:
         """What was said about these awards in other tables."""
         tx.execute(update(award_attempts).where(award_attempts.c.operation_id.in_(operation_ids)).values(answer=None))
-        booked = select(awards.c.store_id, awards.c.operation_id).where(awards.c.operation_id.in_(operation_ids))
-        told = tuple_(ledger_transactions.c.store_id, ledger_transactions.c.operation_id).in_(booked)
-        self._words_of_bookings(tx, told)
-        keep_latest(tx, members.c.id.in_(select(ledger_transactions.c.member_id).where(told)))
+        same = and_(
+            ledger_transactions.c.store_id == awards.c.store_id,
+            ledger_transactions.c.operation_id == awards.c.operation_id,
+        )
+        told = tx.execute(
+            select(ledger_transactions.c.id, ledger_transactions.c.member_id)
+            .join(awards, same)
+            .where(awards.c.operation_id.in_(operation_ids))
+        ).all()
+        if told:
+            self._words_of_bookings(tx, ledger_transactions.c.id.in_([row.id for row in told]))
+            keep_latest(tx, members.c.id.in_({row.member_id for row in told}))
 
     @staticmethod
     def _words_of_bookings(tx: Connection, which: ColumnElement[bool]) -> None:

@@ -7,6 +7,8 @@ import re
 import shutil
 import tempfile
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar
@@ -32,6 +34,7 @@ from loyalty.ledger import (
     UNCLAIMED,
     Kind,
     identity_for,
+    keep_latest,
     new_referral_code,
     open_store,
     tier_for,
@@ -40,9 +43,10 @@ from loyalty.ledger import (
 )
 from loyalty.ledger_import import import_members
 from loyalty.program import Member, MemberStatus, NewPointsEvent
+from privacy.rows import Eraser
 from storage.database import Database
 from storage.sealing import RandomBytes, Sealer
-from storage.tables import ledger_entries, ledger_transactions, stores
+from storage.tables import ledger_entries, ledger_transactions, members, stores
 from tests.databases import FIRST_KEY, Clock, seeded_random_bytes
 from tests.ledgers import PUBLIC_URL, LedgerRoom
 
@@ -150,6 +154,47 @@ def test_awards_of_one_member_at_the_same_time_are_all_shown(room: LedgerRoom) -
     member = _member(room)
     assert sorted(entry.points for entry in member.recent_activity) == [1, 2, 3, 4]
     assert member.points_balance == 10
+    assert _faults(room) == []
+
+
+def test_activity_that_is_derived_anew_while_an_award_is_booked_has_that_award(postgres_database: Database) -> None:
+    """As an erasure does; PostgreSQL would wait for the award, and then show what was booked before."""
+    clock, sealer = Clock(), Sealer((FIRST_KEY,))
+    room = LedgerRoom(postgres_database, sealer=sealer, clock=clock, random_bytes=seeded_random_bytes())
+    member_id = room.enrol(room.store, email=ANA, points=120)
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+
+    def derive() -> None:
+        with postgres_database.write() as tx:
+            keep_latest(tx, members.c.id == member_id)
+
+    with ThreadPoolExecutor(1) as pool, room.transaction() as tx:
+        event = NewPointsEvent(operation_id="meanwhile", email=ANA, points=7, what="Meanwhile")
+        room.program.add_points(room.store, event=event, within=tx)
+        derived = pool.submit(derive)
+        ends = time.monotonic() + 20
+        while True:
+            with postgres_database.read() as other:
+                if other.scalar(waiting):
+                    break
+            assert time.monotonic() < ends, "it never waited"
+        # Committed here, while the other one waits.
+    derived.result(timeout=20)
+    assert [entry.points for entry in _member(room).recent_activity] == [7, 120]
+    assert _faults(room) == []
+
+
+def test_whoever_is_erased_leaves_no_words_in_what_is_kept(room: LedgerRoom) -> None:
+    member_id = room.enrol(room.store, email=ANA, points=120)
+    room.award(ANA, 7, what="For Ana Miller")
+    eraser = Eraser(sealer=room.sealer, random_bytes=room.random_bytes, now=room.clock)
+    with room.transaction() as tx:
+        eraser.member(tx, member_id)
+    with room.database.read() as tx:
+        kept = tx.scalars(select(members.c.latest_activity)).one()
+    assert [entry[1:] for entry in kept] == [["Opening balance", 120], ["", 7]]
     assert _faults(room) == []
 
 

@@ -56,6 +56,19 @@ def test_when_the_program_is_slow_a_crowd_is_not_kept_waiting(hanging: Shop, mon
     assert hanging.calls() == 1 + 1, "and one call asked for all"
 
 
+def test_only_where_the_last_ask_failed_it_is_looked_first_whether_another_may_be_made(small_shop: Shop) -> None:
+    shop = small_shop
+    members = shop.house.services.members
+    assert _read(shop, "stranger@example.com")() is None
+    assert members._in_trouble == set()
+    shop.fault("status", path=CUSTOMERS, method="GET", times=1, status=503)
+    with pytest.raises(ProgramUnavailable):
+        _read(shop, "another@example.com")()
+    assert members._in_trouble == {shop.connection.store.id}
+    assert _read(shop, "another@example.com")() is None
+    assert members._in_trouble == set()
+
+
 def test_several_addresses_share_one_deadline(hanging: Shop) -> None:
     emails = [f"stranger{n}@example.com" for n in range(4)]
     with pytest.raises(ProgramUnavailable):

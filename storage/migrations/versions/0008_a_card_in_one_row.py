@@ -9,15 +9,17 @@ down_revision = "0007"
 branch_labels = None
 depends_on = None
 
-# By the entries, as `flask ledger verify` proves it. SQLite's aggregate has no order of its own before 3.44, and takes
-# that of the query under it.
+# By the entries, as `flask ledger verify` proves it, and in the order of a sum, which no index has: PostgreSQL would
+# rather walk through all entries. SQLite's aggregate has no order of its own before 3.44, and takes that of the query
+# under it.
 KEPT_ON_SQLITE = """
     UPDATE members SET latest_activity = (
         SELECT json_group_array(json_array(created_at, what, points)) FROM (
             SELECT * FROM (
-                SELECT ledger_transactions.id, created_at, what, ledger_transactions.points
-                FROM ledger_transactions JOIN ledger_entries ON transaction_id = ledger_transactions.id
-                WHERE ledger_entries.member_id = members.id ORDER BY ledger_transactions.id DESC LIMIT 5
+                SELECT id, created_at, what, points FROM ledger_transactions JOIN (
+                    SELECT transaction_id FROM ledger_entries WHERE member_id = members.id
+                    ORDER BY transaction_id + 0 DESC LIMIT 5
+                ) ON id = transaction_id
             ) ORDER BY id
         )
     )
@@ -25,9 +27,10 @@ KEPT_ON_SQLITE = """
 KEPT_ON_POSTGRESQL = """
     UPDATE members SET latest_activity = (
         SELECT coalesce(jsonb_agg(jsonb_build_array(created_at, what, points) ORDER BY id), '[]') FROM (
-            SELECT ledger_transactions.id, created_at, what, ledger_transactions.points
-            FROM ledger_transactions JOIN ledger_entries ON transaction_id = ledger_transactions.id
-            WHERE ledger_entries.member_id = members.id ORDER BY ledger_transactions.id DESC LIMIT 5
+            SELECT id, created_at, what, points FROM ledger_transactions JOIN (
+                SELECT transaction_id FROM ledger_entries WHERE member_id = members.id
+                ORDER BY transaction_id + 0 DESC LIMIT 5
+            ) AS ids ON id = transaction_id
         ) AS latest
     )
 """
