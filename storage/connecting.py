@@ -38,12 +38,17 @@ def sqlite_engine(url: str) -> Engine:
         # The one used last, whose cache is warm.
         pool_use_lifo=True,
         hide_parameters=True,
+        json_serializer=_json,
         json_deserializer=orjson.loads,
         connect_args={"timeout": 5.0},
     )
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()
 
 
 def postgresql_engine(url: str, *settings: str, **options: Any) -> Engine:

@@ -22,10 +22,6 @@ from threads import aside
 TURN_S = 4
 # Other processes wait for as many, and whoever wrote first waits for the last.
 MOST_TOGETHER = 16
-# One pause of SQLite and another twice as long: whichever note was in the way has ended by then. To wait in line costs
-# several times what a note does, and whoever has the turn is waited for at each of their steps: with hundreds of notes
-# a second, ever more came to wait.
-NOTE_WAITS_MS = 3
 
 
 class SqliteWriter:
@@ -90,8 +86,7 @@ class SqliteWriter:
         `transaction`.
 
         It begins and ends within SQLite, in less time than a thread would need to be given its turn. So it is tried at
-        once, and again after the pauses that SQLite makes by itself, in which other threads run; only where somebody
-        writes for longer it waits in line.
+        once, and only where somebody writes just now it waits in line.
         """
         try:
             changed = self._note_at_once(sql, parameters)
@@ -104,7 +99,7 @@ class SqliteWriter:
         return changed
 
     def _note_at_once(self, sql: str, parameters: Any) -> int | None:
-        """None when somebody writes for longer than a note waits by itself."""
+        """None when somebody writes just now."""
         try:
             connection = self._idle.pop()
         except IndexError:
@@ -129,12 +124,12 @@ class SqliteWriter:
         self._turns.close()
 
     def _connect(self) -> Any:
-        """A connection for `note`, which waits for no disk."""
+        """A connection for `note`, which waits for no disk and for nobody."""
         pooled = self._engine.raw_connection()
         connection: Any = pooled.driver_connection
         pooled.detach()
         try:
-            for pragma in ("synchronous=NORMAL", f"busy_timeout={NOTE_WAITS_MS}"):
+            for pragma in ("synchronous=NORMAL", "busy_timeout=0"):
                 connection.execute(f"PRAGMA {pragma}").close()
         except BaseException:
             connection.close()
