@@ -34,11 +34,11 @@ PIECE = 1 << 20
 CARD_GOAL, AWARD_GOAL = 1.1, 1.2
 
 _BOUND = (
-    "Memory: a small table lies in the processor's own caches, while of a large one each request reads two pages or more "
-    "that nobody has touched lately, through trees that are a level deeper, and each award writes some that no other "
-    "does. A card takes about 10 µs more of a worker's time and 7 µs more of the kernel's, which fetches the pages, and "
-    "the 155 and 27 that it took before are mostly the server's. Page caches eight times as large, and the file mapped "
-    "into memory, changed nothing over HTTP."
+    "Memory: a small table lies in the processor's own caches, while of a large one each request reads two or more "
+    "pages that nobody has touched lately, through trees that are a level deeper, and each award writes some that no "
+    "other does. A card takes about 10 µs more of a worker's time and 7 more of the kernel's, which fetches the "
+    "pages; the 155 and 27 that it took before are mostly the server's. Page caches eight times as large, and the "
+    "file mapped into memory, changed nothing over HTTP."
 )
 
 

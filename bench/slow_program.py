@@ -48,10 +48,10 @@ PASSTHROUGH = "(d) pass-through, gunicorn"
 _BOUND = (
     "The processor: see the rows with nobody unknown for what the same connections reach without a single miss. One "
     "costs 1.3 to 1.7 ms of it, as much as six known members under gunicorn and sixteen under granian: a thread that "
-    "asks, an exchange over HTTP, four questions to the database and three notes (its claim, its turn at the gate, what "
-    "came), by which all processes together ask once and keep to what the program allows. wrk and the program take "
-    "their share of the same two cores, and which of the two workers gets more of the connections is chance: with six "
-    "of ten, its core is full before the other's."
+    "asks, an exchange over HTTP, four questions to the database and three notes (its claim, its turn at the gate, "
+    "what came), by which all processes together ask once and keep to what the program allows. wrk and the program "
+    "take their share of the same two cores, and which of the two workers gets more of the connections is chance: "
+    "with six of ten, its core is full before the other's."
 )
 
 
