@@ -326,7 +326,8 @@ def test_no_address_is_plain_in_the_database(
         names = ["members", "awards", "jobs", "accounts", "connections", "ledger_transactions", "oauth_states"]
         told = json.dumps([[str(row) for row in tx.execute(text(f"SELECT * FROM {name}"))] for name in names])
     kept = told.encode() + b"".join(file.read_bytes() for file in tmp_path.glob("tallydesk.db*"))
-    for plain in (b"jane", b"agent.smith", b"vip@example"):
+    # Each with a sign that no seal has: four letters alone come in one now and then.
+    for plain in (b"jane+", b"agent.smith", b"vip@example"):
         assert plain not in kept.lower()
 
 
