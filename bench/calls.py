@@ -43,8 +43,7 @@ def run(pace: Pace) -> Section:
     seconds = pace.size(60, quick=3)
     seeds = itertools.count(1)
     rounds: dict[str, list[Minute]] = {KNOWN: [], UNKNOWN: [], PASSTHROUGH: []}
-    # Calls are counted and not timed: a second minute is only there to see that the first was no accident.
-    for _ in range(min(2, pace.rounds)):
+    for _ in range(pace.rounds):
         found = _round(events=events, members=members, seconds=seconds, seed=next(seeds))
         for name, minute in found.items():
             rounds[name].append(minute)
